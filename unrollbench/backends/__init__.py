@@ -1,0 +1,127 @@
+"""What a backend is: it builds a Program from a Case. Backends are loaded by name, only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from unrollbench.case import Case
+from unrollbench.errors import BackendUnavailable
+from unrollbench.tensors import Outputs, Tensors
+
+BUILT_IN = {
+    "numba_cpu": "unrollbench.backends.numba_cpu:NumbaCpu",
+}
+"""Backend name -> where its class lives; `unrollbench.backends` entry points add to it."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a program itself accounts for; None where it cannot know.
+
+    weight_bytes: weights as the program keeps them, packing and padding included. workspace_bytes: scratch that every
+    run needs. saved_bytes: activations kept from the forward for the backward pass. device_bytes and
+    device_peak_bytes: allocated on an accelerator, now and at most so far.
+    """
+
+    weight_bytes: int | None = None
+    workspace_bytes: int | None = None
+    saved_bytes: int | None = None
+    device_bytes: int | None = None
+    device_peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was built: the generated program's text, its size in graph nodes and in bytes of machine code."""
+
+    source: str
+    graph_nodes: int | None = None
+    code_bytes: int | None = None
+    graph_dot: str | None = None
+
+
+class Program(Protocol):
+    """A built case with its inputs in place.
+
+    build_phases_s: seconds of `Backend.build` by phase ("schedule", "codegen", "typing", "llvm", "trace", ...). The
+    harness adds "first_run". A train program's `run` is one forward and one backward pass.
+    """
+
+    build_phases_s: Mapping[str, float]
+
+    def run(self) -> None:
+        """Starts one run; may return before it is finished."""
+
+    def synchronize(self) -> None:
+        """Returns when every run started so far is finished."""
+
+    def outputs(self) -> Outputs:
+        """The last run's results as canonical host arrays; not timed."""
+
+    def memory(self) -> Memory:
+        """The program's own account of its memory."""
+
+    def listing(self) -> Listing:
+        """The generated program."""
+
+    def close(self) -> None:
+        """Gives back threads and memory; the program cannot run afterwards."""
+
+
+class Backend(Protocol):
+    """Builds programs. `versions` maps the packages that it runs on to their versions."""
+
+    name: str
+    versions: Mapping[str, str]
+
+    def why_not(self, case: Case) -> str | None:
+        """Why this backend cannot run the case exactly as it is, or None if it can."""
+
+    def build(self, case: Case, tensors: Tensors) -> Program:
+        """A program for the case with its inputs in place and everything compiled; nothing is left for the first run."""
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend can be loaded here: its packages' versions, or the reason and the command that mends it."""
+
+    name: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    reason: str | None = None
+
+
+def names() -> tuple[str, ...]:
+    """Every backend that can be named in a suite: the built-in ones and those of installed packages."""
+    return tuple(dict.fromkeys((*BUILT_IN, *(point.name for point in entry_points(group="unrollbench.backends")))))
+
+
+def load(name: str) -> Backend:
+    """The backend of that name. Raises BackendUnavailable with the reason and the remedy."""
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        try:
+            factory = getattr(importlib.import_module(module), attribute)
+        except ImportError as error:
+            raise BackendUnavailable(f"backend {name!r}: {error}") from error
+    else:
+        points = [point for point in entry_points(group="unrollbench.backends") if point.name == name]
+        if not points:
+            raise BackendUnavailable(f"backend {name!r}: unknown; expected one of {', '.join(names())}")
+        try:
+            factory = points[0].load()
+        except ImportError as error:
+            raise BackendUnavailable(f"backend {name!r} ({points[0].value}): {error}") from error
+    backend: Backend = factory()
+    return backend
+
+
+def availability(name: str) -> Availability:
+    """Whether the backend can be loaded here, without raising."""
+    try:
+        return Availability(name, versions=dict(load(name).versions))
+    except BackendUnavailable as error:
+        return Availability(name, reason=str(error))

@@ -1,0 +1,105 @@
+"""What is known after a case: Measurement, Run, Environment, and the version of their schema.
+
+Schema history:
+1  first version
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Literal
+
+from unrollbench.case import Case
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "skipped", "failed", "timeout", "out_of_memory", "crashed"]
+STATUSES: tuple[Status, ...] = ("ok", "skipped", "failed", "timeout", "out_of_memory", "crashed")
+"""ok: measured and correct. skipped: the backend cannot run it. failed: wrong result or a clear error.
+timeout, out_of_memory, crashed: what the name says; the reason has the limit or the signal."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One timed sample: `loops` runs back to back took `elapsed_s` seconds by the monotonic clock."""
+
+    loops: int
+    elapsed_s: float
+
+    @property
+    def run_s(self) -> float:
+        return self.elapsed_s / self.loops
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What one process measured of one case. None is unknown; `Measurement.unknown` says why.
+
+    build_s: from the case to the end of the first run, cold; build_phases_s its parts. Resident memory is VmHWM after a
+    reset, so each figure is a peak of its own phase in the worker's own process: base_bytes with the inputs drawn and
+    nothing built, build_peak_bytes during build and first run, run_peak_bytes during the timed runs. weight, workspace
+    and saved bytes are the program's own account. error is the largest error against the float64 reference relative to
+    `tolerance`'s scale, and was <= tolerance before any timing.
+    """
+
+    build_s: float | None = None
+    build_phases_s: Mapping[str, float] = field(default_factory=dict)
+    base_bytes: int | None = None
+    build_peak_bytes: int | None = None
+    run_peak_bytes: int | None = None
+    weight_bytes: int | None = None
+    workspace_bytes: int | None = None
+    saved_bytes: int | None = None
+    device_bytes: int | None = None
+    device_peak_bytes: int | None = None
+    code_bytes: int | None = None
+    graph_nodes: int | None = None
+    error: float | None = None
+    tolerance: float | None = None
+    warmup_runs: int | None = None
+    cpu_s: float | None = None
+    steal_fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one case cost in one process, or why there is no cost. `repeat` numbers the processes of a case from 0."""
+
+    case: Case
+    status: Status
+    reason: str | None = None
+    repeat: int = 0
+    metrics: Metrics = field(default_factory=Metrics)
+    samples: tuple[Sample, ...] = ()
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    started_at: str | None = None
+    worker_s: float | None = None
+
+    @property
+    def run_s(self) -> float | None:
+        """Median seconds of one run, or None if nothing was timed."""
+        return median(sample.run_s for sample in self.samples) if self.samples else None
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and its software when a run was made; `fingerprint` is equal where results may be compared."""
+
+    fingerprint: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The measurements of one suite on one machine. `finished_at` is None while a run is going or after it was cut short."""
+
+    id: str
+    suite: str
+    started_at: str
+    environment: Environment
+    measurements: tuple[Measurement, ...] = ()
+    finished_at: str | None = None
+    suite_source: str = ""
+    planned: int = 0
