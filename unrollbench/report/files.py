@@ -1,0 +1,44 @@
+"""Writing a file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from unrollbench.errors import UnrollbenchError
+
+
+def replace_text(path: Path, text: str) -> None:
+    """The file holds exactly this text in UTF-8, or is as it was: written beside and renamed.
+
+    Characters that UTF-8 cannot hold (lone surrogates, as in an undecodable message) are written escaped.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            file.write(text)
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
+
+
+def check_writable(folder: Path) -> None:
+    """The folder exists and files can be made in it. Raises UnrollbenchError that says why not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UnrollbenchError(
+            f"{folder}: cannot write there ({error.strerror or error}): choose another folder with --out"
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

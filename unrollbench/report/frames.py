@@ -1,0 +1,140 @@
+"""A run as pandas frames: `results`, one tidy row per case and process, and `samples`, one row per timed sample.
+
+Columns derive from the fields of the records, so a new axis or metric is a new column without a change here. Unknown is
+empty (pandas' NA), and the column `unknown` holds the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from types import NoneType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import pandas as pd
+
+from unrollbench import stats
+from unrollbench.case import Case, CellOptions
+from unrollbench.records import Measurement, Metrics, Run
+
+_DTYPES: dict[frozenset[type], str] = {
+    frozenset({int}): "Int64",
+    frozenset({float}): "Float64",
+    frozenset({bool}): "boolean",
+}
+"""Types of a field, None left aside -> the nullable dtype of its column; everything else is an object column."""
+
+
+def results(run: Run) -> pd.DataFrame:
+    """One row per measurement: run, case key, all axes, status and reason, all metrics, and what follows from the samples.
+
+    The axes are those of the canonical case, one column each, `cell_options` spread into its own fields; a list (of
+    num_units or lengths) is JSON text. A row is enough to build its case again.
+    """
+    phases = sorted({phase for m in run.measurements for phase in m.metrics.build_phases_s})
+    columns = {
+        "run_id": "string",
+        "suite": "string",
+        "fingerprint": "string",
+        "case_key": "string",
+        **_axes(),
+        "repeat": "Int64",
+        "status": "string",
+        "reason": "string",
+        "run_median_s": "Float64",
+        "run_min_s": "Float64",
+        "run_iqr_s": "Float64",
+        "samples_count": "Int64",
+        "gflops_per_s": "Float64",
+        **_metrics(),
+        **{f"build_{phase}_s": "Float64" for phase in phases},
+        "worker_s": "Float64",
+        "started_at": "string",
+        "unknown": "string",
+    }
+    return _frame((_result(run, m) for m in run.measurements), columns)
+
+
+def samples(run: Run) -> pd.DataFrame:
+    """One row per timed sample, joined to `results` by case_key and repeat; `sample` counts from 0 within a process."""
+    rows = (
+        {
+            "run_id": run.id,
+            "case_key": m.case.key,
+            "repeat": m.repeat,
+            "sample": number,
+            "loops": sample.loops,
+            "elapsed_s": sample.elapsed_s,
+            "run_s": sample.run_s,
+        }
+        for m in run.measurements
+        for number, sample in enumerate(m.samples)
+    )
+    whole, text, real = "Int64", "string", "Float64"
+    columns = {"run_id": text, "case_key": text, "repeat": whole, "sample": whole, "loops": whole}
+    return _frame(rows, {**columns, "elapsed_s": real, "run_s": real})
+
+
+def gflops_per_s(measurement: Measurement) -> float | None:
+    """Billions of the case's matrix-product operations per second at the median run, or None if nothing was timed."""
+    return measurement.case.flops / measurement.run_s / 1e9 if measurement.run_s else None
+
+
+def _result(run: Run, m: Measurement) -> dict[str, Any]:
+    case, times = m.case.canonical(), [sample.run_s for sample in m.samples]
+    return {
+        "run_id": run.id,
+        "suite": run.suite,
+        "fingerprint": run.environment.fingerprint,
+        "case_key": case.key,
+        **{f.name: _cell(getattr(case, f.name)) for f in fields(Case) if f.name != "cell_options"},
+        **{f.name: _cell(getattr(case.cell_options, f.name)) for f in fields(CellOptions)},
+        "repeat": m.repeat,
+        "status": m.status,
+        "reason": m.reason,
+        "run_median_s": stats.median(times),
+        "run_min_s": min(times, default=None),
+        "run_iqr_s": stats.iqr(times),
+        "samples_count": len(times),
+        "gflops_per_s": gflops_per_s(m),
+        **{name: getattr(m.metrics, name) for name in _metrics()},
+        **{f"build_{phase}_s": value for phase, value in m.metrics.build_phases_s.items()},
+        "worker_s": m.worker_s,
+        "started_at": m.started_at,
+        "unknown": json.dumps(dict(m.unknown)) if m.unknown else None,
+    }
+
+
+def _axes() -> dict[str, str]:
+    columns: dict[str, str] = {}
+    for name, hint in get_type_hints(Case).items():
+        columns |= _columns(CellOptions) if hint is CellOptions else {name: _dtype(hint)}
+    return columns
+
+
+def _metrics() -> dict[str, str]:
+    """The metrics that are one figure each; the build phases become a column per phase."""
+    return {name: dtype for name, dtype in _columns(Metrics).items() if name != "build_phases_s"}
+
+
+def _columns(record: type) -> dict[str, str]:
+    return {name: _dtype(hint) for name, hint in get_type_hints(record).items()}
+
+
+def _dtype(hint: Any) -> str:
+    kinds = get_args(hint) if get_origin(hint) is Union or isinstance(hint, type(int | str)) else (hint,)
+    return _DTYPES.get(frozenset(kind for kind in kinds if kind is not NoneType), "object")
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(list(value)) if isinstance(value, tuple) else value
+
+
+def _frame(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
+    """The rows under exactly these columns, in this order and of these dtypes, also without any row."""
+    kept = list(rows)
+    return pd.DataFrame(
+        {name: pd.Series([row.get(name) for row in kept], dtype=dtype) for name, dtype in columns.items()},
+        columns=list(columns),
+    )

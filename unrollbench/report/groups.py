@@ -1,0 +1,177 @@
+"""Which measurements may be held against each other: cases that differ only in how the same network is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from unrollbench import stats
+from unrollbench.case import Case
+from unrollbench.records import Measurement, Metrics, Run
+
+VARIANT_AXES = ("backend", "execution", "unroll", "parallel_iterations", "swap_memory")
+"""Axes that say how a network is run; all the others say which network it is, on what and with which data."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run a group's network: the case and its measurements, one per process, in the order of `repeat`."""
+
+    case: Case
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def ok(self) -> tuple[Measurement, ...]:
+        """The measurements that hold figures; the others hold a reason."""
+        return tuple(m for m in self.measurements if m.status == "ok")
+
+    @property
+    def run_s(self) -> stats.Processes:
+        """Seconds of one run, per process and sample."""
+        return [[sample.run_s for sample in m.samples] for m in self.ok]
+
+    @property
+    def build_s(self) -> stats.Processes:
+        """Seconds of the one cold build, per process."""
+        return [[m.metrics.build_s] for m in self.ok if m.metrics.build_s is not None]
+
+    @property
+    def run_memory_bytes(self) -> stats.Processes:
+        """Resident bytes at the peak of the timed runs above the process's start, per process."""
+        return [[value] for m in self.ok if (value := run_memory_bytes(m.metrics)) is not None]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """`status: reason` of every measurement that is not ok, each once."""
+        return tuple(dict.fromkeys(f"{m.status}: {m.reason or 'no reason recorded'}" for m in self.failures))
+
+    @property
+    def failures(self) -> tuple[Measurement, ...]:
+        return tuple(m for m in self.measurements if m.status != "ok")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One variant against another of the same group: ratios of their seconds and bytes, None where one is unknown."""
+
+    variant: Variant
+    against: Variant
+    run: stats.Ratio | None
+    build: stats.Ratio | None
+    memory: stats.Ratio | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The variants of one network. `baseline` is what ratios refer to; None if fewer than two variants have figures."""
+
+    variants: tuple[Variant, ...]
+    baseline: Variant | None
+
+    @property
+    def network(self) -> Case:
+        """A case of the group; only the axes outside VARIANT_AXES mean something."""
+        return self.variants[0].case
+
+    @property
+    def varying(self) -> frozenset[str]:
+        """The variant axes that take more than one value here, None (not applicable) left aside."""
+        values = {axis: {getattr(v.case, axis) for v in self.variants} - {None} for axis in VARIANT_AXES}
+        return frozenset(axis for axis, found in values.items() if len(found) > 1)
+
+
+def run_memory_bytes(metrics: Metrics) -> int | None:
+    """Resident peak of the timed runs above the process's start with its inputs drawn, or None if either is unknown."""
+    if metrics.run_peak_bytes is None or metrics.base_bytes is None:
+        return None
+    return metrics.run_peak_bytes - metrics.base_bytes
+
+
+def build_memory_bytes(metrics: Metrics) -> int | None:
+    """Resident peak of the build above the process's start with its inputs drawn, or None if either is unknown."""
+    if metrics.build_peak_bytes is None or metrics.base_bytes is None:
+        return None
+    return metrics.build_peak_bytes - metrics.base_bytes
+
+
+def network_of(case: Case) -> Case:
+    """The case with every variant axis at its default: equal for cases that may be held against each other."""
+    default = Case()
+    changes = {axis: getattr(default, axis) for axis in VARIANT_AXES}
+    return replace(case.canonical(), **changes)
+
+
+def groups(run: Run) -> tuple[Group, ...]:
+    """The run's measurements as groups of comparable variants, in the order in which they were first measured."""
+    by_network: dict[Case, dict[Case, list[Measurement]]] = {}
+    for measurement in run.measurements:
+        case = measurement.case.canonical()
+        by_network.setdefault(network_of(case), {}).setdefault(case, []).append(measurement)
+    return tuple(_group(by_case) for by_case in by_network.values())
+
+
+def contrast(variant: Variant, against: Variant) -> Contrast:
+    """The first variant held against the second."""
+    return Contrast(
+        variant=variant,
+        against=against,
+        run=stats.ratio(variant.run_s, against.run_s),
+        build=stats.ratio(variant.build_s, against.build_s),
+        memory=stats.ratio(variant.run_memory_bytes, against.run_memory_bytes),
+    )
+
+
+def questions(group: Group) -> tuple[Contrast, ...]:
+    """The contrasts that answer the group's question: per backend, static and then its fastest other variant, each
+    against that backend's dynamic loop."""
+    found: list[Contrast] = []
+    measured = sorted((v for v in group.variants if v.ok), key=lambda v: v.case.backend)
+    for _, same_backend in groupby(measured, key=lambda v: v.case.backend):
+        variants = tuple(same_backend)
+        loop = baseline(v for v in variants if v.case.execution == "dynamic")
+        if loop is None:
+            continue
+        others = [contrast(v, loop) for v in variants if v is not loop]
+        found += [c for c in others if c.variant.case.execution == "static"]
+        faster = [c for c in others if c.run is not None and c.run.shown and c.run.estimate < 1.0]
+        best = min(faster, key=lambda c: c.run.estimate if c.run is not None else 1.0, default=None)
+        if best is not None and best not in found:
+            found.append(best)
+    return tuple(found)
+
+
+def baseline(variants: Iterable[Variant]) -> Variant | None:
+    """What the others are held against: the plain dynamic loop if it was measured, else what comes nearest to it."""
+    measured = [v for v in variants if v.ok]
+    return min(measured, key=_distance_from_plain_loop, default=None)
+
+
+def _group(by_case: dict[Case, list[Measurement]]) -> Group:
+    variants = tuple(
+        Variant(case, tuple(sorted(found, key=lambda m: m.repeat))) for case, found in sorted(by_case.items(), key=_order)
+    )
+    measured = sum(1 for v in variants if v.ok)
+    return Group(variants, baseline(variants) if measured > 1 else None)
+
+
+def _distance_from_plain_loop(variant: Variant) -> tuple[int, bool, int, bool, int]:
+    case, plain = variant.case, Case()
+    executions = ("dynamic", "library", "static", "stepwise")
+    unroll = case.unroll if isinstance(case.unroll, int) else 1
+    window = case.parallel_iterations if case.parallel_iterations is not None else plain.parallel_iterations or 1
+    return (
+        executions.index(case.execution),
+        case.backend != plain.backend,
+        unroll,
+        bool(case.swap_memory),
+        abs(window - (plain.parallel_iterations or 1)),
+    )
+
+
+def _order(item: tuple[Case, list[Measurement]]) -> tuple[bool, str, int, int, int, bool]:
+    case = item[0]
+    executions = ("dynamic", "static", "stepwise", "library")
+    unroll = case.unroll if isinstance(case.unroll, int) else 0
+    first = case.backend != Case().backend
+    return (first, case.backend, executions.index(case.execution), unroll, case.parallel_iterations or 0, bool(case.swap_memory))

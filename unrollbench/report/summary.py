@@ -1,0 +1,136 @@
+"""The text that ends a run on the terminal: what each way to run a network costs, and what to do about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from unrollbench.records import STATUSES, Run
+from unrollbench.report import wording
+from unrollbench.report.groups import Contrast, Group, Variant, contrast, groups, questions
+from unrollbench.stats import Ratio, centre
+
+_HEAD = ("variant", "build", "run", "memory")
+_RATIOS = ("run time", "build time", "memory")
+
+def text(run: Run) -> str:
+    """The whole summary: a block per network, the failures, the counts, and one sentence that answers the suite."""
+    found = groups(run)
+    blocks = [_block(group) for group in found]
+    ratios = [r for group in found for c in _contrasts(group) for r in (c.run, c.build, c.memory) if r is not None]
+    note = wording.caveat(ratios)
+    ending = [*skips(run), tally(run), *headlines(found)]
+    return "\n\n".join([*blocks, *([note] if note else []), "\n".join(ending)])
+
+
+def skips(run: Run) -> tuple[str, ...]:
+    """A line per reason for which cases were skipped, with how many."""
+    reasons = Counter((m.case.backend, one_line(m.reason)) for m in run.measurements if m.status == "skipped")
+    return tuple(f"skipped, {backend}, {count} cases: {reason}" for (backend, reason), count in reasons.items())
+
+
+def tally(run: Run) -> str:
+    """How many measurements have which status, and how many are missing: `12 measured: 10 ok, 2 skipped; 3 missing`."""
+    counts = Counter(m.status for m in run.measurements)
+    said = ", ".join(f"{counts[status]} {status.replace('_', ' ')}" for status in STATUSES if counts[status])
+    missing = max(0, run.planned - len(run.measurements))
+    total = len(run.measurements)
+    head = f"{total} {'measurement' if total == 1 else 'measurements'}"
+    parts = [f"{head}: {said}" if said else "nothing was measured"]
+    if missing:
+        parts.append(f"{missing} of {run.planned} missing (run {run.id} was cut short)")
+    return "; ".join(parts) + "."
+
+
+def headlines(found: Sequence[Group]) -> tuple[str, ...]:
+    """The answer to static or dynamic over all networks: a sentence per backend, or why there is none."""
+    asked = [(c, group) for group in found for c in questions(group) if c.variant.case.execution == "static"]
+    if not asked:
+        return ("No network was measured both static and dynamic, so this run does not say which is better.",)
+    if len(asked) == 1:
+        return (wording.answer(*asked[0]),)
+    backends = tuple(dict.fromkeys(c.variant.case.backend for c, _ in asked))
+    return tuple(_headline(backend, [c for c, _ in asked if c.variant.case.backend == backend]) for backend in backends)
+
+
+def _headline(backend: str, asked: Sequence[Contrast]) -> str:
+    runs = [c.run for c in asked if c.run is not None]
+    builds = [c.build for c in asked if c.build is not None]
+    faster = sum(1 for r in runs if r.shown and r.estimate < 1)
+    slower = sum(1 for r in runs if r.shown and r.estimate > 1)
+    said = (
+        f"{backend}: static against dynamic in {len(asked)} networks: runs faster in {faster}, slower in {slower}, "
+        f"no difference that this run can show in {len(runs) - faster - slower}"
+    )
+    return f"{said}; {_range(builds)}." if builds else f"{said}; build times are unknown."
+
+
+def _range(builds: Sequence[Ratio]) -> str:
+    low, high = min(r.estimate for r in builds), max(r.estimate for r in builds)
+    return f"builds take {wording.factor(low)} to {wording.factor(high)} the time"
+
+
+def _block(group: Group) -> str:
+    lines = [wording.network(group.network)]
+    if group.baseline is not None:
+        lines[0] += f"   (against {wording.variant(group.baseline.case, group.varying)})"
+    head = _HEAD if group.baseline is None else (*_HEAD, *_RATIOS)
+    rows = [head, *(_row(v, group) for v in group.variants if v.ok)]
+    if len(rows) > 1:
+        lines += _aligned(rows)
+    lines += _failures(group)
+    lines += [f"  -> {wording.answer(c, group)}" for c in questions(group)]
+    if group.baseline is None and len(group.variants) == 1:
+        lines.append("  -> one variant only: nothing to hold it against.")
+    return "\n".join(lines)
+
+
+def _row(variant: Variant, group: Group) -> tuple[str, ...]:
+    figures = (
+        wording.variant(variant.case, group.varying),
+        wording.seconds(centre(variant.build_s)),
+        wording.seconds(centre(variant.run_s)),
+        wording.size(centre(variant.run_memory_bytes)),
+    )
+    if group.baseline is None:
+        return figures
+    if variant is group.baseline:
+        return (*figures, "baseline", "", "")
+    c = contrast(variant, group.baseline)
+    return (
+        *figures,
+        wording.versus(c.run, "slower", "faster"),
+        wording.versus(c.build, "slower", "faster"),
+        wording.versus(c.memory, "more", "less"),
+    )
+
+
+def _failures(group: Group) -> Iterator[str]:
+    for variant in group.variants:
+        for failure in variant.failures:
+            if failure.status != "skipped":
+                name = wording.variant(variant.case, group.varying)
+                yield f"  {name}: {failure.status.replace('_', ' ')}: {one_line(failure.reason)}"
+
+
+def _contrasts(group: Group) -> Iterator[Contrast]:
+    if group.baseline is not None:
+        for variant in group.variants:
+            if variant.ok and variant is not group.baseline:
+                yield contrast(variant, group.baseline)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if 1 <= column <= 3 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield ("  " + "  ".join(cells)).rstrip()
+
+
+def one_line(reason: str | None, limit: int = 200) -> str:
+    """The reason on one line of at most `limit` characters."""
+    flat = " ".join((reason or "no reason recorded").split())
+    return flat if len(flat) <= limit else flat[: limit - 3] + "..."

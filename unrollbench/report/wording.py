@@ -1,0 +1,201 @@
+"""Figures and findings in plain words, each figure with its unit; pure functions, no colours, ASCII only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+
+from unrollbench.case import Case, CellOptions
+from unrollbench.report.groups import VARIANT_AXES, Contrast, Group
+from unrollbench.stats import ENOUGH_PROCESSES, FEW_PROCESSES_MARGIN, FEW_VALUES_MARGIN, Ratio, centre
+
+UNKNOWN = "-"
+"""Stands where a figure is unknown; never 0."""
+
+_NETWORK_LETTERS = {"sequence_length": "T", "batch_size": "B", "input_size": "I", "num_units": "H", "num_layers": "L"}
+
+
+def seconds(value: float | None) -> str:
+    """A duration with three digits and the unit that fits: `412 us`, `4.10 ms`, `1.09 s`, `2 min 05 s`."""
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    if value >= 119.5:
+        minutes, rest = divmod(round(value), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)):
+        if abs(value) >= 0.9995 * scale:
+            return f"{_digits(value / scale)} {unit}"
+    return f"{_digits(value / 1e-9)} ns"
+
+
+def size(value: float | None) -> str:
+    """Bytes with three digits and a binary unit: `12.3 MiB`."""
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    scaled, units = float(value), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while abs(scaled) >= 999.5 and len(units) > 1:
+        scaled /= 1024
+        units.pop(0)
+    return f"{scaled:.0f} {units[0]}" if units[0] == "B" else f"{_digits(scaled)} {units[0]}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands separated, two digits kept above 100 where it is an estimate (a float)."""
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    if isinstance(value, float) and value >= 100:
+        magnitude = 10 ** (math.floor(math.log10(value)) - 1)
+        value = round(value / magnitude) * magnitude
+    return f"{math.ceil(value):,}"
+
+
+def factor(value: float) -> str:
+    """`1.08x`, `12.3x`, `140x`; near 1 with the digits that tell it from 1, since 1.00x would deny a difference."""
+    return f"{_factor(value)}x"
+
+
+def versus(ratio: Ratio | None, more: str, less: str) -> str:
+    """The ratio as a person says it: `1.08x faster (1.02-1.15)`, turned so that the factor is above 1.
+
+    Where the bounds include 1 it says so and gives only them: there is no difference to name.
+    """
+    if ratio is None:
+        return UNKNOWN
+    if not ratio.shown:
+        return f"no difference shown ({_bounds(ratio)})"
+    turned, word = (ratio, more) if ratio.estimate > 1 else (ratio.inverse(), less)
+    return f"{factor(turned.estimate)} {word} ({_bounds(turned)})"
+
+
+def network(case: Case, without: tuple[str, ...] = ()) -> str:
+    """Which network, in one line: cell, dimension letters, mode, and every other axis that is not at its default.
+
+    Axes named in `without` are left out.
+    """
+    letters = {axis: letter for axis, letter in _NETWORK_LETTERS.items() if axis not in without}
+    parts = [case.cell, *(f"{letter}={_value(getattr(case, axis))}" for axis, letter in letters.items()), case.mode]
+    told = {*VARIANT_AXES, *_NETWORK_LETTERS, "cell", "mode", "cell_options", *without}
+    default = Case()
+    for f in fields(Case):
+        value = getattr(case, f.name)
+        if f.name not in told and value != getattr(default, f.name):
+            parts.append(f"{f.name}={_value(value)}")
+    for f in fields(CellOptions):
+        value = getattr(case.cell_options, f.name)
+        if value != f.default:
+            parts.append(f"{f.name}={_value(value)}")
+    return " ".join(parts)
+
+
+def variant(case: Case, varying: frozenset[str] = frozenset()) -> str:
+    """Which way to run it: the execution, and those variant axes that vary here or are not at their default."""
+    default = Case()
+    parts = [case.execution if case.backend == default.backend else f"{case.backend} {case.execution}"]
+    for axis in ("unroll", "parallel_iterations", "swap_memory"):
+        value = getattr(case, axis)
+        if value is not None and (axis in varying or value != getattr(default, axis)):
+            parts.append(f"{axis}={_value(value)}")
+    return " ".join(parts)
+
+
+def answer(contrast: Contrast, group: Group) -> str:
+    """One sentence: what the variant costs and buys against the other, as far as the data supports it."""
+    this, other = (variant(v.case, group.varying) for v in (contrast.variant, contrast.against))
+    run, build = contrast.run, contrast.build
+    if run is None:
+        return f"{this} and {other}: no run times to compare."
+    said = _run_clause(run, this, other)
+    if build is None:
+        return f"{said}; build times are unknown."
+    return f"{said} and {_build_clause(build, run.shown)}{_payback(contrast)}."
+
+
+def payback_runs(contrast: Contrast) -> tuple[float, float, float] | None:
+    """After how many runs the faster run has repaid the slower build: estimate, fewest and most by the bounds.
+
+    Works both ways round (a slower run that was cheaper to build is overtaken); None where the data shows no such trade.
+    """
+    run, build = contrast.run, contrast.build
+    if run is None or build is None or not (run.shown and build.shown):
+        return None
+    if (run.estimate < 1) == (build.estimate < 1):
+        return None
+    run_s, build_s = centre(contrast.against.run_s), centre(contrast.against.build_s)
+    if run_s is None or build_s is None:
+        return None
+    gains = [abs(1 - r) * run_s for r in (run.estimate, run.low, run.high)]
+    extras = [abs(b - 1) * build_s for b in (build.estimate, build.low, build.high)]
+    return extras[0] / gains[0], min(extras) / max(gains), max(extras) / min(gains)
+
+
+def caveat(ratios: list[Ratio]) -> str | None:
+    """What the bounds could not see, for a footnote; None where enough processes were measured."""
+    few = [r for r in ratios if r.processes < ENOUGH_PROCESSES]
+    if not few:
+        return None
+    fewest = min(r.processes for r in few)
+    each = "one process per case" if fewest == 1 else f"{fewest} processes per case"
+    return (
+        f"In parentheses: the bounds that this data supports. With {each}, what differs from process to process is not "
+        f"seen, so bounds were widened by {_percent(FEW_PROCESSES_MARGIN)}, or by {_percent(FEW_VALUES_MARGIN)} where there "
+        f"are only a few values (a build, a memory peak). --repeats {ENOUGH_PROCESSES} measures it instead."
+    )
+
+
+def _run_clause(run: Ratio, this: str, other: str) -> str:
+    if not run.shown:
+        return f"{this} against {other}: no difference in run time that this run can show ({_bounds(run)} times as long)"
+    turned, word = (run, "slower") if run.estimate > 1 else (run.inverse(), "faster")
+    return f"{this} runs {factor(turned.estimate)} {word} ({_bounds(turned)}) than {other}"
+
+
+def _build_clause(build: Ratio, after_run_difference: bool) -> str:
+    subject = "" if after_run_difference else "it "
+    if not build.shown:
+        return f"{subject}builds no slower or faster that this run can show"
+    turned, word = (build, "slower") if build.estimate > 1 else (build.inverse(), "faster")
+    return f"{subject}builds {factor(turned.estimate)} {word}"
+
+
+def _payback(contrast: Contrast) -> str:
+    run, build = contrast.run, contrast.build
+    if run is None or build is None:
+        return ""
+    runs = payback_runs(contrast)
+    if runs is not None:
+        about, fewest, most = (count(float(r)) for r in runs)
+        what = "it pays back after" if run.estimate < 1 else "it is ahead only for the first"
+        return f": {what} about {about} runs ({fewest}-{most})"
+    if run.shown and run.estimate < 1:
+        return ": it is ahead from the first run"
+    if build.shown and build.estimate > 1:
+        return ": it never pays back" if run.shown else ": nothing shown here pays that back"
+    return ""
+
+
+def _bounds(ratio: Ratio) -> str:
+    return f"{_factor(ratio.low)}-{_factor(ratio.high)}"
+
+
+def _factor(value: float) -> str:
+    if value != 1.0 and 0.995 <= value < 1.005:
+        return f"{value:.4f}"
+    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+
+
+def _percent(margin: float) -> str:
+    return f"{(margin - 1) * 100:.0f} %"
+
+
+def _digits(value: float) -> str:
+    magnitude = abs(value)
+    return f"{value:.2f}" if magnitude < 9.995 else f"{value:.1f}" if magnitude < 99.95 else f"{value:.0f}"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) if len(value) <= 8 else f"{','.join(map(str, value[:4]))},...({len(value)} values)"
+    return str(value)
