@@ -17,6 +17,10 @@ MODES = ("forward", "train")
 EXECUTIONS = ("static", "dynamic", "stepwise", "library")
 DTYPES: dict[str, int] = {"float32": 4, "float64": 8}
 """dtype name -> bytes of one element."""
+VARIANT_AXES = ("backend", "execution", "unroll", "parallel_iterations", "swap_memory")
+"""Axes that say how a network is run; all the others say which network it is, on what and with which data."""
+LARGEST_NUMBER = 1e30
+"""Cell options stay within +-1e30, so that float32 holds them; nan and infinity are outside."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,12 @@ class Case:
         return case
 
     @property
+    def network(self) -> Case:
+        """The case with every variant axis at its default: equal for cases that may be held against each other."""
+        defaults: dict[str, Any] = {f.name: f.default for f in fields(Case) if f.name in VARIANT_AXES}
+        return replace(self.canonical(), **defaults)
+
+    @property
     def units(self) -> tuple[int, ...]:
         """num_units of each layer."""
         return self.num_units if isinstance(self.num_units, tuple) else (self.num_units,) * self.num_layers
@@ -130,7 +140,7 @@ class Case:
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes of the activations that back-propagation needs: gates, states and layer outputs of every step; 0 forward."""
+        """Bytes that back-propagation needs of every step: gates, states and layer outputs; 0 in forward mode."""
         if self.mode == "forward":
             return 0
         extra = {"basic_rnn": 0, "gru": 1, "lstm": 1}[self.cell]  # GRU keeps r*h, LSTM keeps c
@@ -166,6 +176,11 @@ def from_json(data: Mapping[str, Any]) -> Case:
 
 def _is_int(value: object, low: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _is_number(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and -LARGEST_NUMBER <= value <= LARGEST_NUMBER  # type: ignore[operator]
 
 
 def _findings(case: Case) -> Any:
@@ -235,15 +250,14 @@ def _options(case: Case) -> Any:
         value = getattr(options, f.name)
         if case.cell != "lstm" and value != f.default:
             yield f"cell_options.{f.name} = {value!r}: cell {case.cell!r} has no such option; it belongs to 'lstm'"
-    if not isinstance(options.forget_bias, int | float) or isinstance(options.forget_bias, bool):
-        yield f"cell_options.forget_bias = {options.forget_bias!r}: expected a number"
+    if not _is_number(options.forget_bias):
+        yield f"cell_options.forget_bias = {options.forget_bias!r}: expected a finite number"
     if not isinstance(options.use_peepholes, bool):
         yield f"cell_options.use_peepholes = {options.use_peepholes!r}: expected true or false"
     for name in ("cell_clip", "proj_clip"):
         value = getattr(options, name)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-        if value is not None and not number:
-            yield f"cell_options.{name} = {value!r}: expected a number > 0"
+        if value is not None and not (_is_number(value) and value > 0):
+            yield f"cell_options.{name} = {value!r}: expected a finite number > 0"
     if options.num_proj is not None and not _is_int(options.num_proj, 1):
         yield f"cell_options.num_proj = {options.num_proj!r}: expected an integer >= 1"
     if options.proj_clip is not None and options.num_proj is None:

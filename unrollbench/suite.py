@@ -1,0 +1,235 @@
+"""Suite files: TOML text -> Suite, with every finding about a file reported at once.
+
+    title = "Unrolling a small LSTM"                   # required, as is the question
+    question = "How far should the loop be unrolled?"
+    description = "Longer text."                       # optional
+    [measure]                                          # optional: repeats, min_samples, min_time_s, timeout_s
+    [axes]                                             # any axis of a case: a value, or a list of values to multiply
+    execution = ["static", "stepwise"]
+    num_units = [64, [64, 32]]                         # a list in the list: one size per layer
+    lengths = ["full", 16, [3, 5]]                     # 16: every row's length; a list in the list: one per batch row
+    cell_options = [{}, { use_peepholes = true }]
+    [[include]]                                        # one more product: [axes] with these put over it
+    execution = "dynamic"
+    unroll = [1, 2, 4, "full"]
+    [[exclude]]                                        # leaves out the cases that have all of these
+    unroll = "full"
+    mode = "train"
+
+A file whose questions have shapes of their own has `[[group]]` tables instead of `[[include]]`: each has a `name`, may
+have a `question`, and puts its `[group.axes]` over `[axes]`, with its own `[[group.include]]` and `[[group.exclude]]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unrollbench import document
+from unrollbench.axes import AXES, Exclude, Product, Values, did_you_mean, expand, parse_values, read, read_exclude
+from unrollbench.case import Case
+from unrollbench.document import Table
+from unrollbench.errors import SuiteError
+
+MAX_CASES = 10_000
+"""At 1.5 s, the least that a case takes, these are four hours; a product beyond it is refused before it is expanded."""
+MAX_FINDINGS = 50
+
+KEYS = ("title", "question", "description", "measure", "axes", "include", "exclude", "group")
+GROUP_KEYS = ("name", "question", "axes", "include", "exclude")
+MEASURE_KEYS = ("repeats", "min_samples", "min_time_s", "timeout_s")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cases that answer one question: canonical, each once, in the order written."""
+
+    name: str
+    question: str
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One suite file, checked.
+
+    repeats: fresh processes per case. min_samples, min_time_s: what is timed in each, at least. timeout_s: for one
+    process. source: the file's text.
+    """
+
+    name: str
+    title: str
+    question: str
+    description: str
+    groups: tuple[Group, ...]
+    repeats: int
+    min_samples: int
+    min_time_s: float
+    timeout_s: float
+    source: str
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A group before its products are expanded."""
+
+    name: str
+    question: str
+    products: tuple[Product, ...]
+    excludes: tuple[Exclude, ...]
+
+
+def folder() -> Path:
+    """Where the installed suites are: in the package, or beside it in a checkout."""
+    inside = Path(__file__).with_name("suites")
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "suites"
+
+
+def names() -> tuple[str, ...]:
+    """The installed suites."""
+    return tuple(sorted(path.stem for path in folder().glob("*.toml")))
+
+
+def load(name_or_path: str, *, axes: Mapping[str, list[object]] | None = None) -> Suite:
+    """The installed suite of that name, or the file. `axes` takes the place of those axes' values in all of its tables.
+
+    Raises SuiteError with every finding: file, table, key, value, what was expected.
+    """
+    if name_or_path in names():
+        path, origin = folder() / f"{name_or_path}.toml", f"suites/{name_or_path}.toml"
+    else:
+        path, origin = Path(name_or_path), name_or_path
+        if not _exists(path):
+            hint = did_you_mean(name_or_path, names())
+            raise SuiteError([f"{origin}: no such file, and no installed suite has that name{hint}"])
+    return parse(document.read_text(path, origin), name=path.stem, origin=origin, axes=axes)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long for any file, or with a NUL in it
+        return False
+
+
+def parse(text: str, *, name: str, origin: str, axes: Mapping[str, list[object]] | None = None) -> Suite:
+    """The suite that the TOML text describes; `origin` begins each finding. Raises SuiteError."""
+    top = document.parse(text, origin)
+    override, option_findings = read("--axis", axes or {})
+    top.known(KEYS)
+    measure = top.table("measure")
+    measure.known(MEASURE_KEYS)
+    drafts = _drafts(top, name)
+    suite = Suite(
+        name=name,
+        title=top.text("title"),
+        question=top.text("question"),
+        description=top.text("description", required=False),
+        groups=() if top.findings or option_findings else _groups(top, drafts, override),
+        repeats=measure.integer("repeats", 1),
+        min_samples=measure.integer("min_samples", 5),
+        min_time_s=measure.seconds("min_time_s", 0.2),
+        timeout_s=measure.seconds("timeout_s", 300.0),
+        source=text,
+    )
+    findings = [*option_findings, *(f if f.startswith("--axis") else f"{origin}: {f}" for f in top.findings)]
+    if len(findings) > MAX_FINDINGS:
+        findings[MAX_FINDINGS:] = [f"{origin}: ... and {len(findings) - MAX_FINDINGS} more findings"]
+    if findings:
+        raise SuiteError(findings)
+    return suite
+
+
+def parse_axes(options: Sequence[str]) -> dict[str, list[object]]:
+    """Axis name -> values of `--axis name=values` options: TOML values separated by commas, quotes optional.
+
+    Raises SuiteError with every option that cannot be read; whether the values fit the axis, `load` says.
+    """
+    axes: dict[str, list[object]] = {}
+    findings = []
+    for option in options:
+        name, _, text = (part.strip() for part in option.partition("="))
+        values = parse_values(text)
+        if not values:
+            findings.append(f"--axis {option}: expected name=values, separated by commas, such as unroll=1,4,full")
+        elif name not in AXES:
+            findings.append(f"--axis {option}: unknown axis{did_you_mean(name, AXES)}")
+        elif name in axes:
+            findings.append(f"--axis {option}: {name} is given twice: write all its values in one option")
+        else:
+            axes[name] = values
+    if findings:
+        raise SuiteError(findings)
+    return axes
+
+
+def _drafts(top: Table, name: str) -> list[_Draft]:
+    """The groups of the file; without `[[group]]` the whole file is one, named as the suite."""
+    if "group" not in top.data:
+        if not top.data.get("axes") and not top.data.get("include"):
+            top.report('has no axes: expected what to run, such as a table [axes] with unroll = [1, 4, "full"]')
+        return [_draft(top, name, Product("[axes]", {}))]
+    if "include" in top.data:
+        top.report("include: expected it as [[group.include]], in the group that it is for")
+    base = Product("[axes]", _axes(top.table("axes")))
+    shared = tuple(_exclude(table) for table in top.tables("exclude"))
+    drafts: list[_Draft] = []
+    seen: set[str] = set()
+    for table in top.tables("group"):
+        table.known(GROUP_KEYS)
+        name = table.text("name")
+        if name in seen:
+            table.report(f'name = "{name}": expected a name of its own; an earlier group has this one')
+        seen.add(name)
+        draft = _draft(table, name, base)
+        drafts.append(_Draft(name, draft.question, draft.products, (*draft.excludes, *shared)))
+    return drafts
+
+
+def _draft(table: Table, name: str, base: Product) -> _Draft:
+    """The group that the table's axes, include and exclude describe, its axes put over `base`."""
+    axes = table.table("axes")
+    product = base.over(_axes(axes), axes.where)
+    included = [product.over(_axes(one), one.where) for one in table.tables("include")]
+    excludes = tuple(_exclude(one) for one in table.tables("exclude"))
+    return _Draft(name, table.text("question", required=False), (product, *included), excludes)
+
+
+def _axes(table: Table) -> Values:
+    values, findings = read(table.where, table.data)
+    table.findings.extend(findings)
+    return values
+
+
+def _exclude(table: Table) -> Exclude:
+    rule, findings = read_exclude(table.where, table.data)
+    table.findings.extend(findings)
+    return rule
+
+
+def _groups(top: Table, drafts: Sequence[_Draft], override: Values) -> tuple[Group, ...]:
+    """The drafts with their products expanded, after `override`; reports what cannot be expanded."""
+    products = [tuple(p.over(override, p.table) for p in draft.products) for draft in drafts]
+    count = sum(product.size for group in products for product in group)
+    if count > MAX_CASES:
+        largest = max((product for group in products for product in group), key=lambda product: product.size)
+        sizes = " x ".join(f"{len(values)} {axis}" for axis, values in largest.axes.items() if len(values) > 1)
+        top.report(
+            f"{count} cases, of which {largest.table} has {sizes}: expected at most {MAX_CASES}: shorten its lists, "
+            "here or with --axis, or put axes that need not be multiplied into tables of their own"
+        )
+        return ()
+    groups: list[Group] = []
+    used: set[str] = set()
+    for draft, of_group in zip(drafts, products, strict=True):
+        expansion = expand(of_group, draft.excludes)
+        top.findings.extend(expansion.findings)
+        used |= expansion.used
+        groups.append(Group(draft.name, draft.question, expansion.cases))
+    if not override:
+        unused = dict.fromkeys(rule.table for draft in drafts for rule in draft.excludes if rule.table not in used)
+        top.findings.extend(f"{table} excludes no case: remove it, or correct its values" for table in unused)
+    if not top.findings and not any(group.cases for group in groups):
+        top.report("every case is excluded: expected at least one")
+    return tuple(groups)
