@@ -20,8 +20,8 @@ ENOUGH_PROCESSES = 7
 ENOUGH_VALUES = 6
 """From 6 values on, the whole range holds the median with 96.9 %."""
 FEW_PROCESSES_MARGIN = 1.05
-"""Layout, page colours and neighbours move a whole process by several percent (Mytkowicz et al., ASPLOS 2009, found up to
-8 %), which samples of that process cannot show: with few processes no difference below 5 % is claimed."""
+"""Layout, page colours and neighbours move a whole process by several percent (Mytkowicz et al., ASPLOS 2009, found up
+to 8 %), which samples of that process cannot show: with few processes no difference below 5 % is claimed."""
 FEW_VALUES_MARGIN = 1.25
 """A single cold build or a handful of runs says nothing about its own spread; shared machines move by 10 to 50 %."""
 
@@ -103,8 +103,8 @@ def centre(processes: Processes) -> float | None:
 def bounds(processes: Processes, confidence: float = CONFIDENCE) -> Interval | None:
     """Where the median over processes lies; None without values.
 
-    From ENOUGH_PROCESSES on, the interval of the processes' medians. Below that the envelope: from the lowest end to the
-    highest end of the processes' own intervals, so that two sides are told apart only if all their processes are.
+    From ENOUGH_PROCESSES on, the interval of the processes' medians. Below that the envelope: from the lowest end to
+    the highest end of the processes' own intervals, so that two sides are told apart only if all their processes are.
     """
     inside = [interval for values in processes if (interval := median_interval(values, confidence)) is not None]
     if not inside:

@@ -1,4 +1,4 @@
-"""Which curves a run holds: build time, run time and memory of each way to run a network, over the axis that was swept."""
+"""Which curves a run holds: build time, run time and memory of each way to run a network, over the axis swept."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from unrollbench import stats
-from unrollbench.case import Case
-from unrollbench.report import wording
-from unrollbench.report.groups import VARIANT_AXES, Group, Variant, groups, network_of
+from unrollbench.case import VARIANT_AXES, Case
 from unrollbench.records import Run
+from unrollbench.report import wording
+from unrollbench.report.groups import Group, Variant, groups
 
 QUESTION_AXES = ("sequence_length", "unroll", "parallel_iterations")
 """Axes that the project is about: each one that was swept has its figures."""
@@ -78,7 +78,7 @@ def _over(axis: str, variants: Sequence[Variant]) -> tuple[Figure, ...]:
     families: dict[Case, list[Variant]] = {}
     for variant in variants:
         if isinstance(getattr(variant.case, axis), int | None):
-            families.setdefault(_without(network_of(variant.case), axis), []).append(variant)
+            families.setdefault(_without(variant.case.network, axis), []).append(variant)
     return tuple(
         _figure(axis, family, members)
         for family, members in families.items()

@@ -27,21 +27,20 @@ _DTYPES: dict[frozenset[type], str] = {
 
 
 def results(run: Run) -> pd.DataFrame:
-    """One row per measurement: run, case key, all axes, status and reason, all metrics, and what follows from the samples.
+    """One row per measurement: run, case key, all axes, status and reason, all metrics, what follows from the samples.
 
     The axes are those of the canonical case, one column each, `cell_options` spread into its own fields; a list (of
     num_units or lengths) is JSON text. A row is enough to build its case again.
     """
     phases = sorted({phase for m in run.measurements for phase in m.metrics.build_phases_s})
+    outcome = _outcome()
     columns = {
         "run_id": "string",
         "suite": "string",
         "fingerprint": "string",
         "case_key": "string",
         **_axes(),
-        "repeat": "Int64",
-        "status": "string",
-        "reason": "string",
+        **{name: outcome.pop(name) for name in ("repeat", "status", "reason")},
         "run_median_s": "Float64",
         "run_min_s": "Float64",
         "run_iqr_s": "Float64",
@@ -49,9 +48,7 @@ def results(run: Run) -> pd.DataFrame:
         "gflops_per_s": "Float64",
         **_metrics(),
         **{f"build_{phase}_s": "Float64" for phase in phases},
-        "worker_s": "Float64",
-        "started_at": "string",
-        "unknown": "string",
+        **outcome,
     }
     return _frame((_result(run, m) for m in run.measurements), columns)
 
@@ -90,9 +87,7 @@ def _result(run: Run, m: Measurement) -> dict[str, Any]:
         "case_key": case.key,
         **{f.name: _cell(getattr(case, f.name)) for f in fields(Case) if f.name != "cell_options"},
         **{f.name: _cell(getattr(case.cell_options, f.name)) for f in fields(CellOptions)},
-        "repeat": m.repeat,
-        "status": m.status,
-        "reason": m.reason,
+        **{name: _cell(getattr(m, name)) for name in _outcome()},
         "run_median_s": stats.median(times),
         "run_min_s": min(times, default=None),
         "run_iqr_s": stats.iqr(times),
@@ -100,9 +95,6 @@ def _result(run: Run, m: Measurement) -> dict[str, Any]:
         "gflops_per_s": gflops_per_s(m),
         **{name: getattr(m.metrics, name) for name in _metrics()},
         **{f"build_{phase}_s": value for phase, value in m.metrics.build_phases_s.items()},
-        "worker_s": m.worker_s,
-        "started_at": m.started_at,
-        "unknown": json.dumps(dict(m.unknown)) if m.unknown else None,
     }
 
 
@@ -111,6 +103,12 @@ def _axes() -> dict[str, str]:
     for name, hint in get_type_hints(Case).items():
         columns |= _columns(CellOptions) if hint is CellOptions else {name: _dtype(hint)}
     return columns
+
+
+def _outcome() -> dict[str, str]:
+    """The fields of a measurement that are one column each."""
+    spread = ("case", "metrics", "samples")
+    return {name: dtype for name, dtype in _columns(Measurement).items() if name not in spread}
 
 
 def _metrics() -> dict[str, str]:
@@ -128,6 +126,9 @@ def _dtype(hint: Any) -> str:
 
 
 def _cell(value: Any) -> Any:
+    """The value as a table holds it: a list or a table of reasons as JSON text, an empty one as nothing."""
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value)) if value else None
     return json.dumps(list(value)) if isinstance(value, tuple) else value
 
 

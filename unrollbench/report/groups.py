@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 from unrollbench import stats
-from unrollbench.case import Case
+from unrollbench.case import VARIANT_AXES, Case
 from unrollbench.records import Measurement, Metrics, Run
-
-VARIANT_AXES = ("backend", "execution", "unroll", "parallel_iterations", "swap_memory")
-"""Axes that say how a network is run; all the others say which network it is, on what and with which data."""
 
 
 @dataclass(frozen=True)
@@ -95,19 +92,12 @@ def build_memory_bytes(metrics: Metrics) -> int | None:
     return metrics.build_peak_bytes - metrics.base_bytes
 
 
-def network_of(case: Case) -> Case:
-    """The case with every variant axis at its default: equal for cases that may be held against each other."""
-    default = Case()
-    changes = {axis: getattr(default, axis) for axis in VARIANT_AXES}
-    return replace(case.canonical(), **changes)
-
-
 def groups(run: Run) -> tuple[Group, ...]:
     """The run's measurements as groups of comparable variants, in the order in which they were first measured."""
     by_network: dict[Case, dict[Case, list[Measurement]]] = {}
     for measurement in run.measurements:
         case = measurement.case.canonical()
-        by_network.setdefault(network_of(case), {}).setdefault(case, []).append(measurement)
+        by_network.setdefault(case.network, {}).setdefault(case, []).append(measurement)
     return tuple(_group(by_case) for by_case in by_network.values())
 
 
@@ -149,7 +139,8 @@ def baseline(variants: Iterable[Variant]) -> Variant | None:
 
 def _group(by_case: dict[Case, list[Measurement]]) -> Group:
     variants = tuple(
-        Variant(case, tuple(sorted(found, key=lambda m: m.repeat))) for case, found in sorted(by_case.items(), key=_order)
+        Variant(case, tuple(sorted(found, key=lambda m: m.repeat)))
+        for case, found in sorted(by_case.items(), key=_order)
     )
     measured = sum(1 for v in variants if v.ok)
     return Group(variants, baseline(variants) if measured > 1 else None)
@@ -173,5 +164,6 @@ def _order(item: tuple[Case, list[Measurement]]) -> tuple[bool, str, int, int, i
     case = item[0]
     executions = ("dynamic", "static", "stepwise", "library")
     unroll = case.unroll if isinstance(case.unroll, int) else 0
-    first = case.backend != Case().backend
-    return (first, case.backend, executions.index(case.execution), unroll, case.parallel_iterations or 0, bool(case.swap_memory))
+    window = case.parallel_iterations or 0
+    later = case.backend != Case().backend
+    return (later, case.backend, executions.index(case.execution), unroll, window, bool(case.swap_memory))

@@ -131,7 +131,8 @@ def _thinned(steps: Sequence[float], logarithmic: bool) -> list[float]:
 def _round_steps(low: float, high: float, unit: str) -> list[float]:
     """Four to eight even steps from at most `low` to at least `high`, of a size that reads well in its unit."""
     span = max(high - low, 1e-300)
-    base, mantissas = (1024.0, (1, 2, 4, 5, 10, 20, 25, 50, 100, 200, 250, 500)) if unit == "bytes" else (10.0, (1, 2, 5))
+    base = 1024.0 if unit == "bytes" else 10.0
+    mantissas = (1, 2, 4, 5, 10, 20, 25, 50, 100, 200, 250, 500) if unit == "bytes" else (1, 2, 5)
     power = base ** math.floor(math.log(span / 8, base))
     sizes = [mantissa * power for mantissa in mantissas] + [base * power, 2 * base * power]
     step = next((size for size in sizes if size * 6 >= span), sizes[-1])

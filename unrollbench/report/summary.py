@@ -13,20 +13,27 @@ from unrollbench.stats import Ratio, centre
 _HEAD = ("variant", "build", "run", "memory")
 _RATIOS = ("run time", "build time", "memory")
 
+
 def text(run: Run) -> str:
     """The whole summary: a block per network, the failures, the counts, and one sentence that answers the suite."""
     found = groups(run)
     blocks = [_block(group) for group in found]
-    ratios = [r for group in found for c in _contrasts(group) for r in (c.run, c.build, c.memory) if r is not None]
-    note = wording.caveat(ratios)
+    note = wording.caveat(ratios(found))
     ending = [*skips(run), tally(run), *headlines(found)]
     return "\n\n".join([*blocks, *([note] if note else []), "\n".join(ending)])
 
 
+def ratios(found: Sequence[Group]) -> list[Ratio]:
+    """Every ratio that the groups' tables show."""
+    return [r for group in found for c in _contrasts(group) for r in (c.run, c.build, c.memory) if r is not None]
+
+
 def skips(run: Run) -> tuple[str, ...]:
     """A line per reason for which cases were skipped, with how many."""
-    reasons = Counter((m.case.backend, one_line(m.reason)) for m in run.measurements if m.status == "skipped")
-    return tuple(f"skipped, {backend}, {count} cases: {reason}" for (backend, reason), count in reasons.items())
+    found = Counter((m.case.backend, one_line(m.reason)) for m in run.measurements if m.status == "skipped")
+    return tuple(
+        f"skipped, {backend}, {_plural(count, 'case')}: {reason}" for (backend, reason), count in found.items()
+    )
 
 
 def tally(run: Run) -> str:
@@ -34,11 +41,10 @@ def tally(run: Run) -> str:
     counts = Counter(m.status for m in run.measurements)
     said = ", ".join(f"{counts[status]} {status.replace('_', ' ')}" for status in STATUSES if counts[status])
     missing = max(0, run.planned - len(run.measurements))
-    total = len(run.measurements)
-    head = f"{total} {'measurement' if total == 1 else 'measurements'}"
+    head = _plural(len(run.measurements), "measurement")
     parts = [f"{head}: {said}" if said else "nothing was measured"]
     if missing:
-        parts.append(f"{missing} of {run.planned} missing (run {run.id} was cut short)")
+        parts.append(f"{missing} of {run.planned} missing: the run is still going or was cut short")
     return "; ".join(parts) + "."
 
 
@@ -51,6 +57,10 @@ def headlines(found: Sequence[Group]) -> tuple[str, ...]:
         return (wording.answer(*asked[0]),)
     backends = tuple(dict.fromkeys(c.variant.case.backend for c, _ in asked))
     return tuple(_headline(backend, [c for c, _ in asked if c.variant.case.backend == backend]) for backend in backends)
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _headline(backend: str, asked: Sequence[Contrast]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 
-from unrollbench.case import Case, CellOptions
-from unrollbench.report.groups import VARIANT_AXES, Contrast, Group
+from unrollbench.case import VARIANT_AXES, Case, CellOptions
+from unrollbench.report.groups import Contrast, Group
 from unrollbench.stats import ENOUGH_PROCESSES, FEW_PROCESSES_MARGIN, FEW_VALUES_MARGIN, Ratio, centre
 
 UNKNOWN = "-"
@@ -51,7 +51,7 @@ def count(value: float | None) -> str:
 
 
 def factor(value: float) -> str:
-    """`1.08x`, `12.3x`, `140x`; near 1 with the digits that tell it from 1, since 1.00x would deny a difference."""
+    """`1.08x`, `12.3x`, `140x`."""
     return f"{_factor(value)}x"
 
 
@@ -108,13 +108,29 @@ def answer(contrast: Contrast, group: Group) -> str:
     said = _run_clause(run, this, other)
     if build is None:
         return f"{said}; build times are unknown."
-    return f"{said} and {_build_clause(build, run.shown)}{_payback(contrast)}."
+    return f"{said} {'and' if run.shown else 'and it'} {_build_clause(build)}{_payback(contrast)}."
+
+
+def payback(contrast: Contrast) -> str:
+    """`answer`'s last clause for a table: `after 9,800 runs (3,500-140,000)`, `from the first run`, `never`, ..."""
+    run, build = contrast.run, contrast.build
+    runs = payback_runs(contrast)
+    if run is None or build is None:
+        return UNKNOWN
+    if runs is not None:
+        about, fewest, most = (count(float(r)) for r in runs)
+        return f"{'after' if run.estimate < 1 else 'only for the first'} {about} runs ({fewest}-{most})"
+    if run.shown:
+        return "from the first run" if run.estimate < 1 else "never"
+    if build.shown:
+        return "nothing shown" if build.estimate > 1 else "by its build"
+    return "no difference shown"
 
 
 def payback_runs(contrast: Contrast) -> tuple[float, float, float] | None:
     """After how many runs the faster run has repaid the slower build: estimate, fewest and most by the bounds.
 
-    Works both ways round (a slower run that was cheaper to build is overtaken); None where the data shows no such trade.
+    Works both ways round (a slower run that was cheaper to build is overtaken); None where the data shows no trade.
     """
     run, build = contrast.run, contrast.build
     if run is None or build is None or not (run.shown and build.shown):
@@ -138,24 +154,24 @@ def caveat(ratios: list[Ratio]) -> str | None:
     each = "one process per case" if fewest == 1 else f"{fewest} processes per case"
     return (
         f"In parentheses: the bounds that this data supports. With {each}, what differs from process to process is not "
-        f"seen, so bounds were widened by {_percent(FEW_PROCESSES_MARGIN)}, or by {_percent(FEW_VALUES_MARGIN)} where there "
-        f"are only a few values (a build, a memory peak). --repeats {ENOUGH_PROCESSES} measures it instead."
+        f"seen, so bounds were widened by {_percent(FEW_PROCESSES_MARGIN)}, or by {_percent(FEW_VALUES_MARGIN)} where "
+        f"there are only a few values (a build, a memory peak). --repeats {ENOUGH_PROCESSES} measures it instead."
     )
 
 
 def _run_clause(run: Ratio, this: str, other: str) -> str:
     if not run.shown:
-        return f"{this} against {other}: no difference in run time that this run can show ({_bounds(run)} times as long)"
+        span = f"{_bounds(run)} times as long"
+        return f"{this} against {other}: no difference in run time that this run can show ({span})"
     turned, word = (run, "slower") if run.estimate > 1 else (run.inverse(), "faster")
     return f"{this} runs {factor(turned.estimate)} {word} ({_bounds(turned)}) than {other}"
 
 
-def _build_clause(build: Ratio, after_run_difference: bool) -> str:
-    subject = "" if after_run_difference else "it "
+def _build_clause(build: Ratio) -> str:
     if not build.shown:
-        return f"{subject}builds no slower or faster that this run can show"
+        return "builds no slower and no faster that this run can show"
     turned, word = (build, "slower") if build.estimate > 1 else (build.inverse(), "faster")
-    return f"{subject}builds {factor(turned.estimate)} {word}"
+    return f"builds {factor(turned.estimate)} {word}"
 
 
 def _payback(contrast: Contrast) -> str:
@@ -175,11 +191,12 @@ def _payback(contrast: Contrast) -> str:
 
 
 def _bounds(ratio: Ratio) -> str:
-    return f"{_factor(ratio.low)}-{_factor(ratio.high)}"
+    """`1.02-1.15`; a bound near 1 with the digits that tell it from 1, where rounding would deny a difference."""
+    return f"{_factor(ratio.low, ratio.shown)}-{_factor(ratio.high, ratio.shown)}"
 
 
-def _factor(value: float) -> str:
-    if value != 1.0 and 0.995 <= value < 1.005:
+def _factor(value: float, exact: bool = False) -> str:
+    if exact and 0.995 <= value < 1.005:
         return f"{value:.4f}"
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
@@ -197,5 +214,6 @@ def _value(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
-        return ",".join(map(str, value)) if len(value) <= 8 else f"{','.join(map(str, value[:4]))},...({len(value)} values)"
+        shown = ",".join(map(str, value[:8]))
+        return shown if len(value) <= 8 else f"{shown},...({len(value)} values)"
     return str(value)

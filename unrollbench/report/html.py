@@ -1,0 +1,248 @@
+"""report.html: one self-contained page, without scripts and without anything from the network."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment as Templates
+from jinja2 import FileSystemLoader, StrictUndefined
+
+from unrollbench import stats
+from unrollbench.records import Environment, Measurement, Run
+from unrollbench.report import curves, frames, plots, summary, wording
+from unrollbench.report.files import replace_text
+from unrollbench.report.groups import (
+    Contrast,
+    Group,
+    Variant,
+    build_memory_bytes,
+    contrast,
+    groups,
+    questions,
+    run_memory_bytes,
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A row of the answer table: one way to run one network, its figures and its ratios in words."""
+
+    name: str
+    is_baseline: bool
+    build: str
+    run: str
+    memory: str
+    run_ratio: str
+    build_ratio: str
+    memory_ratio: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One network: its answer table, the sentences that it supports, and what could not be measured."""
+
+    title: str
+    baseline: str | None
+    answers: tuple[Answer, ...]
+    sentences: tuple[str, ...]
+    failures: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Trade:
+    """A row of the first table: what one variant costs and buys against its backend's dynamic loop."""
+
+    network: str
+    variant: str
+    against: str
+    run: str
+    build: str
+    memory: str
+    payback: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table of all measurements: names and figures as text, in the order of `MEASUREMENT_COLUMNS`."""
+
+    cells: tuple[str, ...]
+    status: str
+    title: str
+
+
+MEASUREMENT_COLUMNS = (
+    "case",
+    "process",
+    "status",
+    "build",
+    "of which",
+    "run, median",
+    "run, minimum",
+    "run, IQR",
+    "samples",
+    "GFLOP/s",
+    "build memory",
+    "run memory",
+    "own account",
+    "graph nodes",
+    "code",
+    "error / tolerance",
+)
+"""Headings of the table of all measurements; results.csv has every field in full precision."""
+
+
+def write(run: Run, folder: Path) -> Path:
+    """`report.html` lies in the folder, whole or not at all. Returns its path."""
+    path = folder / "report.html"
+    replace_text(path, page(run))
+    return path
+
+
+def page(run: Run) -> str:
+    """The page as HTML. Every string of the run is escaped; nothing in it can become markup."""
+    templates = Templates(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return templates.get_template("report.html").render(**_content(run))
+
+
+def _content(run: Run) -> dict[str, Any]:
+    found = groups(run)
+    declared = _declared(run.suite_source)
+    return {
+        "run": run,
+        "title": declared.get("title") or run.suite,
+        "question": declared.get("question"),
+        "headlines": summary.headlines(found),
+        "tally": summary.tally(run),
+        "caveat": wording.caveat(summary.ratios(found)),
+        "trades": [_trade(c, group) for group in found for c in questions(group)],
+        "sections": [_section(group) for group in found],
+        "figures": [(f, [plots.draw(plot, f.axis.replace("_", " ")) for plot in f.plots]) for f in curves.figures(run)],
+        "plot": plots,
+        "failures": _failures(run),
+        "columns": MEASUREMENT_COLUMNS,
+        "rows": [_row(m) for m in run.measurements],
+        "unknown": _unknown(run),
+        "facts": list(_facts(run.environment)),
+    }
+
+
+def _declared(source: str) -> Mapping[str, str]:
+    """Title and question of the suite, as its text declares them; empty where the text is not a suite's."""
+    try:
+        data = tomllib.loads(source)
+    except tomllib.TOMLDecodeError:
+        return {}
+    return {name: value for name in ("title", "question") if isinstance(value := data.get(name), str)}
+
+
+def _trade(c: Contrast, group: Group) -> Trade:
+    return Trade(
+        network=wording.network(group.network),
+        variant=wording.variant(c.variant.case, group.varying),
+        against=wording.variant(c.against.case, group.varying),
+        run=wording.versus(c.run, "slower", "faster"),
+        build=wording.versus(c.build, "slower", "faster"),
+        memory=wording.versus(c.memory, "more", "less"),
+        payback=wording.payback(c),
+    )
+
+
+def _section(group: Group) -> Section:
+    base = group.baseline
+    return Section(
+        title=wording.network(group.network),
+        baseline=None if base is None else wording.variant(base.case, group.varying),
+        answers=tuple(_answer(v, group) for v in group.variants if v.ok),
+        sentences=tuple(wording.answer(c, group) for c in questions(group)),
+        failures=tuple(
+            (wording.variant(v.case, group.varying), reason) for v in group.variants for reason in v.reasons
+        ),
+    )
+
+
+def _answer(variant: Variant, group: Group) -> Answer:
+    base = group.baseline
+    against = contrast(variant, base) if base is not None and variant is not base else None
+    return Answer(
+        name=wording.variant(variant.case, group.varying),
+        is_baseline=variant is base,
+        build=wording.seconds(stats.centre(variant.build_s)),
+        run=wording.seconds(stats.centre(variant.run_s)),
+        memory=wording.size(stats.centre(variant.run_memory_bytes)),
+        run_ratio=wording.versus(against.run, "slower", "faster") if against else "",
+        build_ratio=wording.versus(against.build, "slower", "faster") if against else "",
+        memory_ratio=wording.versus(against.memory, "more", "less") if against else "",
+    )
+
+
+def _failures(run: Run) -> list[tuple[str, str, str, int]]:
+    """(status, reason, the first case, how many cases) of everything that is not ok, each reason once."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for m in run.measurements:
+        if m.status != "ok":
+            name = f"{wording.variant(m.case)}: {wording.network(m.case)}"
+            cases.setdefault((m.status.replace("_", " "), m.reason or "no reason recorded"), []).append(name)
+    return [(status, reason, names[0], len(names)) for (status, reason), names in cases.items()]
+
+
+def _row(m: Measurement) -> Row:
+    metrics, times = m.metrics, [sample.run_s for sample in m.samples]
+    rate = frames.gflops_per_s(m)
+    own = [metrics.weight_bytes, metrics.workspace_bytes, metrics.saved_bytes]
+    known = [value for value in own if value is not None]
+    checked = metrics.error is not None and metrics.tolerance is not None
+    phases = [f"{phase} {wording.seconds(value)}" for phase, value in metrics.build_phases_s.items()]
+    cells = (
+        f"{wording.variant(m.case)}: {wording.network(m.case)}",
+        str(m.repeat),
+        m.status.replace("_", " "),
+        wording.seconds(metrics.build_s),
+        ", ".join(phases) or wording.UNKNOWN,
+        wording.seconds(stats.median(times)),
+        wording.seconds(min(times, default=None)),
+        wording.seconds(stats.iqr(times)),
+        str(len(times)),
+        wording.UNKNOWN if rate is None else f"{rate:.3g}",
+        wording.size(build_memory_bytes(metrics)),
+        wording.size(run_memory_bytes(metrics)),
+        wording.size(sum(known)) if len(known) == len(own) else wording.UNKNOWN,
+        wording.count(metrics.graph_nodes),
+        wording.size(metrics.code_bytes),
+        f"{metrics.error:.1e} / {metrics.tolerance:.1e}" if checked else wording.UNKNOWN,
+    )
+    return Row(cells, m.status, f"case {m.case.key}")
+
+
+def _unknown(run: Run) -> list[tuple[str, str, int]]:
+    """(figure, reason, how many measurements) of every figure that could not be known."""
+    counts: dict[tuple[str, str], int] = {}
+    for m in run.measurements:
+        for name, reason in m.unknown.items():
+            counts[name, reason] = counts.get((name, reason), 0) + 1
+    return [(name, reason, number) for (name, reason), number in counts.items()]
+
+
+def _facts(environment: Environment) -> Iterator[tuple[str, str]]:
+    yield "fingerprint", environment.fingerprint
+    yield from _flat(environment.facts, ())
+
+
+def _flat(value: object, path: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Nested facts as (dotted name, text), in their own order."""
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _flat(inner, (*path, str(name)))
+    elif isinstance(value, list | tuple):
+        yield ".".join(path), ", ".join(map(str, value)) or "none"
+    else:
+        yield ".".join(path), "unknown" if value is None or value == {} else str(value)
