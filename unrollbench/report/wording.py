@@ -123,7 +123,7 @@ def payback(contrast: Contrast) -> str:
     if run.shown:
         return "from the first run" if run.estimate < 1 else "never"
     if build.shown:
-        return "nothing shown" if build.estimate > 1 else "by its build"
+        return "not that this run can show" if build.estimate > 1 else "by building faster"
     return "no difference shown"
 
 
