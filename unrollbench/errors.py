@@ -35,3 +35,19 @@ class WrongResult(UnrollbenchError):
 
 class StoreError(UnrollbenchError):
     """A results database cannot be read or written, or holds another schema."""
+
+
+class RunError(UnrollbenchError):
+    """A run cannot be started, or not be resumed here."""
+
+
+class ArgumentError(UnrollbenchError, ValueError):
+    """An argument of `unrollbench.rnn` cannot be used; the message names it, what it got and what it wants."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument of `unrollbench.rnn` has the wrong type or dtype."""
+
+
+class OrderError(ArgumentError, RuntimeError):
+    """A cell or program was asked for something that an earlier call has to provide first, or has ended."""

@@ -7,11 +7,11 @@ Schema history:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, Literal
 
-from unrollbench.case import Case
+from unrollbench.case import Case, from_json, to_json
 
 SCHEMA_VERSION = 1
 
@@ -41,7 +41,9 @@ class Metrics:
     reset, so each figure is a peak of its own phase in the worker's own process: base_bytes with the inputs drawn and
     nothing built, build_peak_bytes during build and first run, run_peak_bytes during the timed runs. weight, workspace
     and saved bytes are the program's own account. error is the largest error against the float64 reference relative to
-    `tolerance`'s scale, and was <= tolerance before any timing.
+    `tolerance`'s scale, and was <= tolerance before any timing. Importing the backend (import_s) and checking the
+    results (check_s, reference included) are no part of build_s. warmup_runs came before the first sample; cpu_s is
+    processor time of one run over all threads, steal_fraction what the hypervisor gave to others, both over all runs.
     """
 
     build_s: float | None = None
@@ -58,6 +60,8 @@ class Metrics:
     graph_nodes: int | None = None
     error: float | None = None
     tolerance: float | None = None
+    import_s: float | None = None
+    check_s: float | None = None
     warmup_runs: int | None = None
     cpu_s: float | None = None
     steal_fraction: float | None = None
@@ -65,7 +69,10 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one case cost in one process, or why there is no cost. `repeat` numbers the processes of a case from 0."""
+    """What one case cost in one process, or why there is no cost. `repeat` numbers the processes of a case from 0.
+
+    worker_s is the whole life of that process. log holds the last lines that it wrote, where it did not end ok.
+    """
 
     case: Case
     status: Status
@@ -76,6 +83,7 @@ class Measurement:
     unknown: Mapping[str, str] = field(default_factory=dict)
     started_at: str | None = None
     worker_s: float | None = None
+    log: str | None = None
 
     @property
     def run_s(self) -> float | None:
@@ -93,7 +101,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Run:
-    """The measurements of one suite on one machine. `finished_at` is None while a run is going or after it was cut short."""
+    """The measurements of one suite on one machine. `finished_at` is None while a run is going or was cut short."""
 
     id: str
     suite: str
@@ -103,3 +111,31 @@ class Run:
     finished_at: str | None = None
     suite_source: str = ""
     planned: int = 0
+
+
+def measurement_to_json(measurement: Measurement) -> dict[str, Any]:
+    """The measurement as plain values for `json.dumps`; `measurement_from_json` returns an equal one.
+
+    NaN and infinities stay floats: Python writes and reads them as NaN, Infinity and -Infinity, beyond strict JSON.
+    """
+    data = {name: getattr(measurement, name) for name in _PLAIN}
+    data["case"] = to_json(measurement.case)
+    data["metrics"] = asdict(measurement.metrics)
+    data["samples"] = [[sample.loops, sample.elapsed_s] for sample in measurement.samples]
+    data["unknown"] = dict(measurement.unknown)
+    return data
+
+
+def measurement_from_json(data: Mapping[str, Any]) -> Measurement:
+    """The measurement that `measurement_to_json` wrote."""
+    return Measurement(
+        case=from_json(data["case"]),
+        metrics=Metrics(**data["metrics"]),
+        samples=tuple(Sample(loops, elapsed_s) for loops, elapsed_s in data["samples"]),
+        unknown=data["unknown"],
+        **{name: data[name] for name in _PLAIN},
+    )
+
+
+_PLAIN = ("status", "reason", "repeat", "started_at", "worker_s", "log")
+"""The fields of a Measurement that are JSON values as they are."""

@@ -1,0 +1,151 @@
+"""Plan -> workers one at a time -> store after each case."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from unrollbench import plan as planning
+from unrollbench.case import Case
+from unrollbench.errors import RunError
+from unrollbench.forkserver import ForkServer
+from unrollbench.measure.environment import FINGERPRINTED, environment
+from unrollbench.plan import Plan
+from unrollbench.records import Environment, Measurement, Run
+from unrollbench.request import Request
+from unrollbench.store import Store
+from unrollbench.suite import Suite
+
+PRELOADS: Mapping[str, tuple[str, ...]] = {
+    "numba_cpu": ("unrollbench.kernels.warm:compile_one", "unrollbench.backends.numba_cpu"),
+}
+"""Backend -> what the fork server loads once. Only what starts no threads: the other frameworks do."""
+ALWAYS = ("unrollbench.reference",)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is. case: what is measured next; measurement: what was just stored."""
+
+    done: int
+    total: int
+    elapsed_s: float
+    remaining_s: float
+    case: Case | None
+    measurement: Measurement | None
+
+
+def execute(
+    plan: Plan,
+    store: Store,
+    *,
+    resume: str | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Run:
+    """The run of the plan, every measurement in the store; with `resume`, the rest of that run, whatever the plan says.
+
+    A case that cannot be measured is stored with its status and reason, and the run goes on. On KeyboardInterrupt the
+    worker is ended; what finished before is stored and the run can be resumed.
+
+    Raises:
+        RunError: the run was made by another machine or software, or no worker can be started.
+        StoreError: the store cannot be used.
+    """
+    here = environment()
+    run_id = _begun(plan, store, here) if resume is None else _resumable(store, resume, here)
+    pending = store.pending(run_id)
+    clock = _TimeLeft(plan.suite, pending)
+    on_progress(clock.progress(None))
+    for repeat in sorted({repeat for _, repeat in pending}):
+        # A new server for each round: its workers share an address layout and hash seed, and rounds are to differ.
+        cases = [case for case, of_round in pending if of_round == repeat]
+        with ForkServer(preload=_preload(cases)) as server:
+            for case in cases:
+                measurement = server.measure(_request(plan.suite, case, repeat))
+                store.add(run_id, measurement)
+                on_progress(clock.progress(measurement))
+    store.finish(run_id, _now())
+    return store.run(run_id)
+
+
+def _begun(plan: Plan, store: Store, here: Environment) -> str:
+    """The identifier of a new run, which is in the store: when it began, and four digits against a second one."""
+    started_at = _now()
+    run = Run(
+        id=f"{started_at[:19].replace(':', '').replace('-', '')}-{secrets.token_hex(2)}",
+        suite=plan.suite.name,
+        started_at=started_at,
+        environment=here,
+        suite_source=plan.suite.source,
+    )
+    store.begin(run, plan.cases, plan.suite.repeats)
+    return run.id
+
+
+def _resumable(store: Store, run_id: str, here: Environment) -> str:
+    """The run's identifier, if it was begun on this machine with this software. Raises RunError."""
+    run = store.run(run_id)
+    if run.environment.fingerprint == here.fingerprint:
+        return run.id
+    then, now = run.environment.facts, here.facts
+    differences = [f"{k}: {then.get(k)} then, {now.get(k)} now" for k in FINGERPRINTED if then.get(k) != now.get(k)]
+    raise RunError(
+        f"run {run.id} cannot be resumed: its measurements and new ones could not be compared"
+        f" ({'; '.join(differences) or 'the installed memory differs'}); begin a new run"
+    )
+
+
+def _preload(cases: Iterable[Case]) -> tuple[str, ...]:
+    names = (name for case in cases for name in PRELOADS.get(case.backend, ()))
+    return (*ALWAYS, *dict.fromkeys(names))
+
+
+def _request(suite: Suite, case: Case, repeat: int) -> Request:
+    return Request(
+        case,
+        repeat=repeat,
+        min_samples=suite.min_samples,
+        min_time_s=suite.min_time_s,
+        timeout_s=suite.timeout_s,
+    )
+
+
+class _TimeLeft:
+    """The plan's estimate of what is left, corrected by how long the cases so far took against theirs."""
+
+    def __init__(self, suite: Suite, pending: Sequence[tuple[Case, int]]) -> None:
+        one_each = replace(suite, repeats=1)
+        self._pending = pending
+        self._expected_s = [planning.estimate(Plan(one_each, (case,))).seconds for case, _ in pending]
+        self._start_s = time.monotonic()
+        self._done = 0
+
+    def progress(self, measurement: Measurement | None) -> Progress:
+        """What to report once `measurement` is stored; None before the first."""
+        self._done += measurement is not None
+        elapsed_s = time.monotonic() - self._start_s
+        return Progress(
+            done=self._done,
+            total=len(self._pending),
+            elapsed_s=elapsed_s,
+            remaining_s=remaining_s(self._expected_s, self._done, elapsed_s),
+            case=self._pending[self._done][0] if self._done < len(self._pending) else None,
+            measurement=measurement,
+        )
+
+
+def remaining_s(expected_s: Sequence[float], done: int, elapsed_s: float) -> float:
+    """Seconds left when the first `done` cases took `elapsed_s`: the estimate, scaled as far as it proved wrong.
+
+    As long as little is done, little is known: the correction counts as if a tenth of all had gone as expected.
+    """
+    past_s, left_s = sum(expected_s[:done]), sum(expected_s[done:])
+    prior_s = 0.1 * (past_s + left_s)
+    return left_s * (elapsed_s + prior_s) / (past_s + prior_s) if left_s else 0.0
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,199 @@
+"""One case in one fresh process: import, draw, build, check, time, check again.
+
+        import | draw | base | build + first run | check | warm up, sample | check
+    memory            ^reset   ^reset      peak^           ^reset      peak^
+
+Whatever is timed was checked before, and nothing is reported of a program whose results are wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+
+from unrollbench import backends
+from unrollbench.backends import Backend, Program
+from unrollbench.case import Case
+from unrollbench.errors import BackendUnavailable, WrongResult
+from unrollbench.measure.affinity import chosen_cpus, pin, usable_cpus
+from unrollbench.measure.clock import Clock, MonotonicClock
+from unrollbench.measure.environment import steal_ticks
+from unrollbench.measure.memory import PeakMemory
+from unrollbench.measure.sampling import Effort, Sampling, sample
+from unrollbench.records import Measurement, Metrics
+from unrollbench.request import Request
+from unrollbench.tensors import Outputs, Tensors, draw
+
+Check = Callable[[Outputs], tuple[float, float]]
+"""Holds results against the reference, in memory of its own: (error, tolerance), or raises WrongResult."""
+
+Listener = Callable[[str, Measurement | None], None]
+"""Is told the name of each phase as it begins, and what is known and proved right by then."""
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+RESERVE = 0.1
+"""The fraction of `timeout_s` that sampling leaves alone: its last sample must not turn a result into a timeout."""
+
+
+def measure(
+    request: Request, check: Check, listen: Listener = lambda phase, known: None, clock: Clock | None = None
+) -> Measurement:
+    """What the case cost in this process, which must be fresh: it is pinned and its memory is measured.
+
+    A case that cannot run here is skipped, a wrong one failed, one too large out_of_memory, each with its reason. Any
+    other exception is the backend's own and goes to the caller.
+    """
+    empty = Measurement(request.case, "ok", repeat=request.repeat)
+    try:
+        return _measured(request, check, listen, clock or MonotonicClock())
+    except BackendUnavailable as error:
+        return replace(empty, status="skipped", reason=str(error))
+    except WrongResult as error:
+        return replace(empty, status="failed", reason=f"wrong result: {error}")
+    except MemoryError as error:
+        return replace(empty, status="out_of_memory", reason=str(error) or "an allocation failed")
+
+
+def _measured(request: Request, check: Check, listen: Listener, clock: Clock) -> Measurement:
+    start_s, memory = clock.now_s(), PeakMemory()
+    listen("import", None)
+    backend, metrics = _imported(request.case, clock)
+    listen("draw", None)
+    tensors = draw(request.case)
+    listen("build", None)
+    program, metrics = _built(backend, request.case, tensors, metrics, memory, clock)
+    try:
+        spent_s = clock.now_s() - start_s
+        listen("check", None)
+        verified, metrics = _verified(program, check, metrics, clock)
+        listen("run", _known(request, metrics, memory))
+        max_time_s = max(0.0, (1 - RESERVE) * request.timeout_s - spent_s)
+        sampling, metrics = _sampled(
+            verified, Effort(request.min_samples, request.min_time_s, max_time_s), metrics, memory, clock
+        )
+        listen("check again", None)
+        _check_again(verified, check, metrics, sampling)
+        metrics = _accounted(program, metrics)
+    finally:
+        program.close()
+    measurement = replace(_known(request, metrics, memory), samples=sampling.samples)
+    if sampling.cut:
+        why = f"timeout_s = {request.timeout_s:g} left time for only {len(sampling.samples)}"
+        measurement = replace(measurement, unknown={**measurement.unknown, "samples": why})
+    return measurement
+
+
+def _imported(case: Case, clock: Clock) -> tuple[Backend, Metrics]:
+    """The backend, loaded in a process that has the case's processors and threads."""
+    cpus = chosen_cpus(case.threads, usable_cpus())
+    if cpus is None:
+        raise BackendUnavailable(f"threads = {case.threads}: only {len(usable_cpus())} processors can be used here")
+    pin(cpus)
+    _set_threads(case.threads)
+    start_s = clock.now_s()
+    backend = backends.load(case.backend)
+    import_s = clock.now_s() - start_s
+    reason = backend.why_not(case)
+    if reason is not None:
+        raise BackendUnavailable(reason)
+    return backend, Metrics(import_s=import_s)
+
+
+def _set_threads(threads: int) -> None:
+    """Libraries that this process has yet to load take that many threads, as does Numba, which it may have loaded."""
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    if "numba" in sys.modules:
+        sys.modules["numba"].config.reload_config()
+
+
+def _built(
+    backend: Backend, case: Case, tensors: Tensors, metrics: Metrics, memory: PeakMemory, clock: Clock
+) -> tuple[Program, Metrics]:
+    """The program after its first run: cold, so nothing of this case was compiled or run in this process before."""
+    memory.reset()
+    base_bytes = memory.bytes()
+    start_s = clock.now_s()
+    program = backend.build(case, tensors)
+    built_s = clock.now_s()
+    program.run()
+    program.synchronize()
+    end_s = clock.now_s()
+    phases = {**program.build_phases_s, "first_run": end_s - built_s}
+    peak = memory.bytes()
+    return program, replace(
+        metrics, build_s=end_s - start_s, build_phases_s=phases, base_bytes=base_bytes, build_peak_bytes=peak
+    )
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A program whose results are right. Only `_verified` makes one, and only one of these can be sampled."""
+
+    program: Program
+
+
+def _verified(program: Program, check: Check, metrics: Metrics, clock: Clock) -> tuple[Verified, Metrics]:
+    start_s = clock.now_s()
+    error, tolerance = check(program.outputs())
+    check_s = clock.now_s() - start_s
+    return Verified(program), replace(metrics, error=error, tolerance=tolerance, check_s=check_s)
+
+
+def _sampled(
+    verified: Verified, effort: Effort, metrics: Metrics, memory: PeakMemory, clock: Clock
+) -> tuple[Sampling, Metrics]:
+    memory.reset()
+    steal, cpu_s = steal_ticks(), clock.cpu_s()
+    sampling = sample(verified.program, clock, effort)
+    cpu_s, steal_fraction = clock.cpu_s() - cpu_s, _steal_fraction(steal, steal_ticks())
+    runs = sampling.warmup_runs + sum(timed.loops for timed in sampling.samples)
+    return sampling, replace(
+        metrics,
+        run_peak_bytes=memory.bytes(),
+        warmup_runs=sampling.warmup_runs,
+        cpu_s=cpu_s / runs,
+        steal_fraction=steal_fraction,
+    )
+
+
+def _check_again(verified: Verified, check: Check, metrics: Metrics, sampling: Sampling) -> None:
+    """The last of the timed runs is right as well."""
+    try:
+        check(verified.program.outputs())
+    except WrongResult as error:
+        runs = (metrics.warmup_runs or 0) + sum(timed.loops for timed in sampling.samples)
+        raise WrongResult(f"right at first, wrong after {runs} more runs: {error}") from error
+
+
+def _accounted(program: Program, metrics: Metrics) -> Metrics:
+    """The metrics with what the program itself says of its memory and size."""
+    told, listing = program.memory(), program.listing()
+    own = {f.name: getattr(told, f.name) for f in fields(told)}
+    return replace(metrics, **own, code_bytes=listing.code_bytes, graph_nodes=listing.graph_nodes)
+
+
+def _steal_fraction(before: tuple[int, int] | None, after: tuple[int, int] | None) -> float | None:
+    if before is None or after is None or after[1] <= before[1]:
+        return None
+    return (after[0] - before[0]) / (after[1] - before[1])
+
+
+def _known(request: Request, metrics: Metrics, memory: PeakMemory) -> Measurement:
+    """A measurement without samples, each metric that is None given its reason."""
+    return Measurement(
+        request.case, "ok", repeat=request.repeat, metrics=metrics, unknown=_reasons(request.case, metrics, memory)
+    )
+
+
+def _reasons(case: Case, metrics: Metrics, memory: PeakMemory) -> Mapping[str, str]:
+    reasons = dict.fromkeys(
+        ("base_bytes", "build_peak_bytes", "run_peak_bytes"), memory.why_unknown or "the runs did not end"
+    )
+    reasons["steal_fraction"] = "not told by the system, or the runs took less than a tick of its clock"
+    if case.device == "cpu":
+        reasons |= dict.fromkeys(("device_bytes", "device_peak_bytes"), "the case runs on the CPU")
+    empty = (f.name for f in fields(metrics) if getattr(metrics, f.name) is None)
+    return {name: reasons.get(name, f"backend {case.backend!r} does not tell") for name in empty}
