@@ -1,0 +1,187 @@
+"""Suite -> Plan: which cases are run, in which order, their expected cost, and what a budget leaves out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import zip_longest
+
+from unrollbench import cost
+from unrollbench.axes import show
+from unrollbench.case import Case, CellOptions
+from unrollbench.errors import SuiteError
+from unrollbench.filters import parse as parse_filters
+from unrollbench.suite import Group, Suite
+
+LETTERS = {"sequence_length": "T", "batch_size": "B", "input_size": "I", "num_units": "H", "num_layers": "L"}
+"""Axis -> its letter in labels."""
+LISTED_LENGTHS = 8
+"""A label lists so many lengths; more are told by their range and a digest."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cases to run: canonical, each once, group by group in the order written.
+
+    left_out: one line for each group of which a budget left cases out.
+    """
+
+    suite: Suite
+    cases: tuple[Case, ...]
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected cost of a plan: seconds of the whole, resident memory and disk of its largest cases, its longest case.
+
+    `cost` says what is assumed.
+    """
+
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+    longest: Case
+
+
+def make(suite: Suite, *, filters: Sequence[str] = ()) -> Plan:
+    """The suite's cases that match every filter. Raises SuiteError if a filter cannot be read or no case is left."""
+    wanted = parse_filters(filters)
+    cases = tuple(dict.fromkeys(case for group in suite.groups for case in group.cases))
+    kept = tuple(case for case in cases if all(one.matches(case, label(case)) for one in wanted))
+    if not kept:
+        options = " ".join(f'--filter "{text}"' for text in filters)
+        first = label(cases[0])
+        raise SuiteError([f"{options}: fits none of the {len(cases)} cases of {suite.name}; the first is: {first}"])
+    return Plan(suite, kept)
+
+
+def estimate(plan: Plan) -> Estimate:
+    """What the whole plan may be expected to cost, one process after the other."""
+    costs = [_cost(plan.suite, case) for case in plan.cases]
+    longest, _ = max(zip(plan.cases, costs, strict=True), key=lambda pair: pair[1].seconds)
+    return Estimate(
+        seconds=_seconds(plan.suite, plan.cases),
+        memory_bytes=max(one.memory_bytes for one in costs),
+        disk_bytes=max(one.disk_bytes for one in costs),
+        longest=longest,
+    )
+
+
+def fit(plan: Plan, budget_s: float) -> Plan:
+    """The plan cut to what may be expected to take at most `budget_s`.
+
+    Cases that are held against each other stay together or go together. Each group's cheapest such set is taken first,
+    then each group's next, as far as they fit. Raises SuiteError if nothing fits.
+    """
+    sets = [sorted(_sets(plan, group), key=lambda one: one.seconds) for group in plan.suite.groups]
+    rest_s = budget_s
+    kept: set[Case] = set()
+    for of_round in zip_longest(*sets):
+        for one in sorted(filter(None, of_round), key=lambda one: one.seconds):
+            seconds = _seconds(plan.suite, [case for case in one.cases if case not in kept])
+            if seconds <= rest_s:
+                rest_s -= seconds
+                kept.update(one.cases)
+    if not kept:
+        least_s = min(one.seconds for of_group in sets for one in of_group)
+        raise SuiteError([f"--budget: the cheapest cases that belong together take about {least_s:.0f} s"])
+    left_out = (_left_out(group.name, of_group, kept) for group, of_group in zip(plan.suite.groups, sets, strict=True))
+    return replace(plan, cases=tuple(c for c in plan.cases if c in kept), left_out=tuple(filter(None, left_out)))
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90s`, `5m`, `1h` or `1h30m`. Raises SuiteError on anything else and on nothing."""
+    found = re.fullmatch(r"\s*(?:(\d+(?:\.\d+)?)h)?\s*(?:(\d+(?:\.\d+)?)m)?\s*(?:(\d+(?:\.\d+)?)s)?\s*", text, re.ASCII)
+    parts = [float(part) if part else 0.0 for part in found.groups()] if found else []
+    seconds = sum(part * unit_s for part, unit_s in zip(parts, (3600, 60, 1), strict=False))
+    if not 0 < seconds < float("inf"):
+        raise SuiteError([f"{show(text)}: expected a duration such as 90s, 5m, 1h or 1h30m"])
+    return seconds
+
+
+def label(case: Case) -> str:
+    """A short name such as `lstm/static T=64 B=32 I=64 H=128 L=1 train`, different for different canonical cases.
+
+    After the letters come the mode and every other axis that is not at its default.
+    """
+    default = Case()
+    execution = case.execution if case.unroll in (None, 1) else f"{case.execution} unroll={case.unroll}"
+    parts = [
+        f"{case.cell}/{execution}",
+        *(f"{letter}={_shown(getattr(case, axis))}" for axis, letter in LETTERS.items()),
+    ]
+    parts.append(case.mode)
+    told = {*LETTERS, "cell", "execution", "unroll", "mode", "cell_options"}
+    for field in fields(Case):
+        value = getattr(case, field.name)
+        if field.name not in told and value is not None and value != getattr(default, field.name):
+            parts.append(f"{field.name}={_shown(value)}")
+    options = case.cell_options
+    parts += [
+        f"{f.name}={_shown(getattr(options, f.name))}"
+        for f in fields(CellOptions)
+        if getattr(options, f.name) != f.default
+    ]
+    return " ".join(parts)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, tuple):
+        return str(value)
+    text = ",".join(map(str, value))
+    if len(value) <= LISTED_LENGTHS:
+        return text
+    if len(set(value)) == 1:
+        return f"{value[0]}*{len(value)}"
+    return f"{min(value)}..{max(value)}#{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+@dataclass(frozen=True)
+class _Set:
+    """Cases that are held against each other, and what all of them may be expected to take."""
+
+    cases: tuple[Case, ...]
+    seconds: float
+
+
+def _sets(plan: Plan, group: Group) -> Iterator[_Set]:
+    """The group's cases that are in the plan, by what they compute."""
+    planned, sets = set(plan.cases), dict[Case, list[Case]]()
+    for case in group.cases:
+        if case in planned:
+            sets.setdefault(_work(case), []).append(case)
+    for cases in sets.values():
+        yield _Set(tuple(cases), _seconds(plan.suite, cases))
+
+
+def _work(case: Case) -> Case:
+    """The network with its steps cut to the longest length: T 50 with every length 25 is held against T 25."""
+    if isinstance(case.lengths, tuple) and max(case.lengths) > 0:
+        case = replace(case, sequence_length=max(case.lengths))
+    return case.network
+
+
+def _cost(suite: Suite, case: Case) -> cost.Cost:
+    return cost.expected(case, min_samples=suite.min_samples, min_time_s=suite.min_time_s, timeout_s=suite.timeout_s)
+
+
+def _seconds(suite: Suite, cases: Iterable[Case]) -> float:
+    """Every process of the cases, and one reference for each network."""
+    costs = {case: _cost(suite, case) for case in cases}
+    references = {case.network: one.reference_s for case, one in costs.items()}
+    return sum(suite.repeats * one.seconds for one in costs.values()) + sum(references.values())
+
+
+def _left_out(name: str, sets: Sequence[_Set], kept: set[Case]) -> str | None:
+    """`layers: 6 of 18 cases, from lstm/... on: about 80 s`, or None if the whole group is kept."""
+    dropped = [one for one in sets if not kept.issuperset(one.cases)]
+    if not dropped:
+        return None
+    count, total = (sum(len(one.cases) for one in some) for some in (dropped, sets))
+    seconds = sum(one.seconds for one in dropped)
+    return f"{name}: {count} of {total} cases, about {seconds:.0f} s, the cheapest {label(dropped[0].cases[0])}"
