@@ -14,6 +14,11 @@ from unrollbench.tensors import Outputs, Tensors
 
 BUILT_IN = {
     "numba_cpu": "unrollbench.backends.numba_cpu:NumbaCpu",
+    "tensorflow": "unrollbench.backends.tensorflow_rnn:TensorflowRnn",
+    "keras": "unrollbench.backends.keras_rnn:KerasRnn",
+    "jax": "unrollbench.backends.jax_scan:JaxScan",
+    "torch": "unrollbench.backends.torch_rnn:TorchRnn",
+    "onnx": "unrollbench.backends.onnx_rnn:OnnxRnn",
 }
 """Backend name -> where its class lives; `unrollbench.backends` entry points add to it."""
 
@@ -82,7 +87,7 @@ class Backend(Protocol):
         """Why this backend cannot run the case exactly as it is, or None if it can."""
 
     def build(self, case: Case, tensors: Tensors) -> Program:
-        """A program for the case with its inputs in place and everything compiled; nothing is left for the first run."""
+        """A program for the case, inputs in place, everything compiled: nothing is left for the first run."""
 
 
 @dataclass(frozen=True)

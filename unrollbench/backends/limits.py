@@ -1,0 +1,126 @@
+"""What each framework cannot run exactly: pure functions from a case to a reason, which need no framework installed."""
+
+from __future__ import annotations
+
+from unrollbench.case import Case
+
+
+def tensorflow(case: Case) -> str | None:
+    """Why TensorFlow 1's own functions cannot run the case, or None."""
+    if case.execution == "stepwise" and case.mode == "train":
+        return "session.run keeps no activations between calls, so a loop over session.run has no backward pass"
+    if case.execution == "library":
+        return _device(case, "tensorflow") or _block_lstm(case)
+    return _device(case, "tensorflow") or _unroll(case, "tf.nn.dynamic_rnn")
+
+
+def keras(case: Case) -> str | None:
+    """Why a Keras recurrent layer on TensorFlow cannot run the case, or None."""
+    if case.execution not in ("static", "dynamic"):
+        return (
+            f"a Keras layer owns its loop: static is unroll=True, dynamic is unroll=False; there is no {case.execution}"
+        )
+    if case.time_major:
+        return "Keras layers take batch-major inputs only; set time_major = false"
+    missing = _options(case, allowed=())
+    if missing:
+        return f"Keras LSTM has no {missing}"
+    return _device(case, "keras") or _loop(case, "a Keras layer")
+
+
+def jax(case: Case) -> str | None:
+    """Why JAX cannot run the case, or None."""
+    if case.execution == "library":
+        return "JAX has no recurrent operator that owns its loop on the CPU (jax.experimental.rnn is cuDNN's, GPU only)"
+    return _device(case, "jax") or _windows(case, "lax.scan")
+
+
+def torch(case: Case) -> str | None:
+    """Why PyTorch cannot run the case, or None; whether the installed version has `scan` is the backend's to say."""
+    if case.execution == "library":
+        return _device(case, "torch") or _torch_library(case)
+    if case.execution == "dynamic" and case.mode == "train" and case.lengths != "full":
+        return "Inductor's gradients of scan are wrong where rows have lengths of their own (pytorch issue 153679)"
+    return _device(case, "torch") or _loop(case, "torch's scan operator")
+
+
+def onnx(case: Case) -> str | None:
+    """Why ONNX Runtime cannot run the case, or None."""
+    if case.mode == "train":
+        return "ONNX Runtime runs inference only; it has no backward pass"
+    if case.execution == "library":
+        return _device(case, "onnx") or _onnx_library(case)
+    return _device(case, "onnx") or _loop(case, "ONNX Scan")
+
+
+def _block_lstm(case: Case) -> str | None:
+    if case.cell != "lstm":
+        return f"TensorFlow has a fused CPU operator that owns its loop for lstm only (BlockLSTM), none for {case.cell}"
+    if case.dtype != "float32":
+        return "BlockLSTM is float32 only on the CPU"
+    if case.lengths != "full":
+        return "BlockLSTM takes one length for the whole batch, not one per row"
+    missing = _options(case, allowed=("use_peepholes", "cell_clip"))
+    if missing:
+        return f"BlockLSTM has no {missing}"
+    if case.cell_options.cell_clip is not None and case.mode == "train":
+        return "BlockLSTM's gradient ignores cell_clip, tf.nn.rnn_cell.LSTMCell's does not"
+    return None
+
+
+def _torch_library(case: Case) -> str | None:
+    if case.cell == "gru":
+        return "torch.nn.GRU applies the reset gate after the recurrent product, TensorFlow 1's GRUCell before it"
+    missing = _options(case, allowed=("num_proj",))
+    if missing:
+        return f"torch.nn.LSTM has no {missing}"
+    projection = case.cell_options.num_proj
+    if projection is not None and projection >= min(case.units):
+        return f"torch.nn.LSTM wants proj_size < hidden_size; num_proj = {projection} is not below {min(case.units)}"
+    if isinstance(case.lengths, tuple) and min(case.lengths) == 0:
+        return "torch.nn.utils.rnn.pack_padded_sequence wants every length to be at least 1"
+    return None
+
+
+def _onnx_library(case: Case) -> str | None:
+    if case.dtype != "float32":
+        return "ONNX Runtime's fused RNN, GRU and LSTM are float32 only on the CPU"
+    missing = _options(case, allowed=("use_peepholes",))
+    if missing == "cell_clip":
+        return "the ONNX LSTM's clip bounds the gates' inputs, TensorFlow's cell_clip bounds c"
+    return f"the ONNX LSTM operator has no {missing}" if missing else None
+
+
+def _device(case: Case, name: str) -> str | None:
+    return None if case.device == "cpu" else f"backend {name!r} drives device 'cpu' only, not {case.device!r}"
+
+
+def _loop(case: Case, loop: str) -> str | None:
+    return _unroll(case, loop) or _windows(case, loop)
+
+
+def _unroll(case: Case, loop: str) -> str | None:
+    if case.execution == "dynamic" and case.canonical().unroll != 1:
+        return f"{loop} has no partial unroll; set unroll = 1, or execution = 'static'"
+    return None
+
+
+def _windows(case: Case, loop: str) -> str | None:
+    canonical = case.canonical()
+    if canonical.parallel_iterations not in (None, 32):
+        return f"{loop} has no parallel_iterations to set; leave it at 32, its default"
+    if canonical.swap_memory:
+        return f"{loop} has no swap_memory"
+    return None
+
+
+def _options(case: Case, allowed: tuple[str, ...]) -> str | None:
+    """The cell options in use that are not allowed, as words; None if there are none."""
+    options = case.cell_options
+    used = {
+        "use_peepholes": options.use_peepholes,
+        "cell_clip": options.cell_clip is not None,
+        "num_proj": options.num_proj is not None,
+        "proj_clip": options.proj_clip is not None,
+    }
+    return ", ".join(name for name, on in used.items() if on and name not in allowed) or None
