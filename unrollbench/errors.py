@@ -21,6 +21,10 @@ class SuiteError(Findings):
     """A suite file, or an option that changes a suite, cannot be used."""
 
 
+class NothingLeft(SuiteError):
+    """Filters or a budget leave no case of a suite to run."""
+
+
 class CaseError(Findings, ValueError):
     """The axes of one case contradict each other or are out of range."""
 
