@@ -1,0 +1,263 @@
+"""The memory of a compiled network: packed weights, state, activations and gradients, and the frames that point at them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from unrollbench import cells
+from unrollbench.kernels import pack, swap
+from unrollbench.kernels.layout import LayerLayout
+from unrollbench.kernels.network import Network
+from unrollbench.tensors import Array, State, Weights
+
+
+@dataclass
+class LayerBuffers:
+    """One layer's arrays by frame field. Arrays with a slot per time step are replaced when T changes."""
+
+    layout: LayerLayout
+    fixed: dict[str, Array] = field(default_factory=dict)
+    timed: dict[str, Array] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Array:
+        return self.timed[name] if name in self.timed else self.fixed[name]
+
+
+class Buffers:
+    """All of a network's memory; `frames` (threads, layers, fields) is what the machine code reads."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        spec = network.spec
+        self.layers = [LayerBuffers(layout) for layout in network.layouts]
+        self.frames = np.zeros((spec.threads, len(self.layers), network.fields_per_layer), np.int64)
+        self.lengths = np.zeros(spec.batch_size, np.int64)
+        self.counter = np.zeros(8, np.int64)
+        self.steps = 0
+        widest = max(max(s.row_bytes for s in layout.stages) for layout in network.layouts)
+        widest = max(widest, max(layout.padded(layout.spec.input_size) * layout.itemsize for layout in network.layouts))
+        self._zeros = pack.aligned((widest // network.layouts[0].itemsize,), spec.dtype)
+        self._one = np.ones(1, spec.dtype)
+        for buffers in self.layers:
+            self._allocate_fixed(buffers)
+        self._gradients = self._allocate_gradients() if spec.train else None
+        self._partition()
+        self._point_fixed()
+
+    # ------------------------------------------------------------ allocation
+
+    def _allocate_fixed(self, buffers: LayerBuffers) -> None:
+        layout, dtype, batch = buffers.layout, self.network.spec.dtype, self.network.spec.batch_size
+        for name, a in layout.arrays.items():
+            width = a.row_bytes // layout.itemsize
+            if a.slots == "single":
+                buffers.fixed[name] = pack.aligned((1, batch, width), dtype)
+            if a.is_state:
+                buffers.fixed[f"initial_{name}"] = pack.aligned((batch, width), dtype)
+            if layout.train:
+                buffers.fixed[f"d_{name}"] = pack.aligned((batch, width), dtype)
+                if a.is_state:
+                    buffers.fixed[f"d_final_{name}"] = pack.aligned((batch, width), dtype)
+        for s in layout.stages:
+            for name in s.stage.exposed if layout.train else ():
+                buffers.fixed[f"d_{name}"] = pack.aligned((batch, s.gate_bytes // layout.itemsize), dtype)
+
+    def _allocate_gradients(self) -> Array:
+        """One block that holds every layer's weight gradients, so that one call clears it."""
+        places: list[tuple[LayerBuffers, str, tuple[int, ...]]] = []
+        for buffers in self.layers:
+            layout = buffers.layout
+            for s in layout.stages:
+                width = s.row_bytes // layout.itemsize
+                inputs = layout.spec.input_size if s.stage.takes_input else 0
+                places += [(buffers, f"d_W_x_{s.index}", (inputs, width)), (buffers, f"d_W_h_{s.index}", (s.operand_size, width))]
+                places.append((buffers, f"d_bias_{s.index}", (1, width)))
+                units = s.gate_bytes // layout.itemsize
+                places += [(buffers, f"d_{n}", (layout.threads, units)) for n in s.stage.diagonals]
+        block = pack.aligned((sum(prod(shape) for _, _, shape in places),), self.network.spec.dtype)
+        start = 0
+        for buffers, name, shape in places:
+            buffers.fixed[name] = block[start : start + prod(shape)].reshape(shape)
+            start += prod(shape)
+        return block
+
+    def resize(self, steps: int) -> None:
+        """Arrays with a slot per time step have `steps` (state arrays `steps` + 1) slots."""
+        if steps == self.steps:
+            return
+        self.steps = steps
+        shapes: list[tuple[LayerBuffers, str, tuple[int, ...]]] = []
+        for index, buffers in enumerate(self.layers):
+            shapes += [(buffers, name, shape) for name, shape in self._timed_shapes(index).items()]
+            buffers.timed.clear()
+        saved = [place for place in shapes if self._is_saved(place[1])]
+        if self.network.spec.swap_memory:
+            self._map(saved)
+        for buffers, name, shape in shapes:
+            if name not in buffers.timed:
+                buffers.timed[name] = pack.aligned(shape, self.network.spec.dtype)
+        self._point_timed()
+
+    def _timed_shapes(self, index: int) -> dict[str, tuple[int, ...]]:
+        layout, spec = self.layers[index].layout, self.network.spec
+        batch, steps = spec.batch_size, self.steps
+        window = min(steps, self.network.schedule.window)
+        slots = {"time": steps, "window": window}
+        shapes: dict[str, tuple[int, ...]] = {
+            name: (slots[a.slots] + a.is_state, batch, a.row_bytes // layout.itemsize)
+            for name, a in layout.arrays.items()
+            if a.slots != "single"
+        }
+        gate_slots = slots[layout.gate_slots]
+        shapes |= {f"gates_{s.index}": (gate_slots, batch, s.row_bytes // layout.itemsize) for s in layout.stages}
+        if spec.train:
+            shapes["d_x"] = (window if index else steps, batch, layout.padded(layout.spec.input_size))
+        if index == 0 and not spec.time_major:
+            shapes["x"] = (steps, batch, layout.spec.input_size)
+            if spec.train:
+                shapes["d_x_user"] = (batch, steps, layout.spec.input_size)
+        if layout.top:
+            if not spec.time_major:
+                shapes["out_user"] = (batch, steps, layout.spec.output_size)
+            if spec.train:
+                shapes["d_out"] = (steps, batch, layout.padded(layout.spec.output_size))
+        return shapes
+
+    @staticmethod
+    def _is_saved(name: str) -> bool:
+        return name not in ("d_x", "x", "d_x_user", "out_user", "d_out")
+
+    def _map(self, places: Sequence[tuple[LayerBuffers, str, tuple[int, ...]]]) -> None:
+        """Puts the saved activations into one unlinked file."""
+        dtype = np.dtype(self.network.spec.dtype)
+        sizes = [-(-prod(shape) * dtype.itemsize // 4096) * 4096 for _, _, shape in places]
+        mapping = swap.backing(max(sum(sizes), 4096))
+        start = 0
+        for (buffers, name, shape), size in zip(places, sizes, strict=True):
+            flat = np.frombuffer(mapping, dtype, prod(shape), start)
+            buffers.timed[name] = flat.reshape(shape)
+            start += size
+
+    # ------------------------------------------------------------ frames
+
+    def _set(self, layer: int, name: str, value: int | npt.NDArray[np.int64]) -> None:
+        self.frames[:, layer, self.layers[layer].layout.fields[name] // 8] = value
+
+    def set_all(self, name: str, value: int) -> None:
+        """Sets a field in the frame of every layer and thread."""
+        for layer in range(len(self.layers)):
+            self._set(layer, name, value)
+
+    def point(self, layer: int, name: str, array: npt.NDArray[np.generic]) -> None:
+        """Points a field of one layer at an array, which must outlive the runs that use it."""
+        self._set(layer, name, array.ctypes.data)
+
+    def _partition(self) -> None:
+        threads = self.network.spec.threads
+        for layer, buffers in enumerate(self.layers):
+            layout = buffers.layout
+            self._set(layer, "thread", np.arange(threads))
+            self._set_shares(layer, ("row", "row_tiles_big", "row_tiles_small"), layout.rows.shares)
+            batch, rows = layout.batch, layout.rows
+            if layout.split == "rows":
+                first = np.array([share[0] for share in rows.shares])
+            else:
+                first = np.arange(threads) * batch // threads
+            self._set(layer, "own_first", first)
+            self._set(layer, "own_last", np.append(first[1:], batch))
+            for s in layout.stages:
+                for prefix, groups in (("", s.groups), ("operand_", s.operand_groups)):
+                    names = tuple(f"{prefix}{kind}_{s.index}" for kind in ("block", "groups_big", "groups_small"))
+                    self._set_shares(layer, names, groups.shares)
+
+    def _set_shares(self, layer: int, names: tuple[str, ...], shares: tuple[tuple[int, int, int], ...]) -> None:
+        """One share for all threads, or one each."""
+        for position, name in enumerate(names):
+            values = np.array([share[position] for share in shares])
+            self._set(layer, name, values if len(shares) > 1 else int(values[0]))
+
+    def _point_fixed(self) -> None:
+        for layer, buffers in enumerate(self.layers):
+            self.point(layer, "lengths", self.lengths)
+            self.point(layer, "counter", self.counter)
+            self.point(layer, "zeros", self._zeros)
+            self.point(layer, "one", self._one)
+            for s in buffers.layout.stages:
+                self.point(layer, f"bias_{s.index}", self._zeros)
+                for name in s.stage.diagonals if self._gradients is not None else ():
+                    each = buffers.fixed[f"d_{name}"]
+                    self._set(layer, f"d_{name}", each.ctypes.data + np.arange(len(each)) * each.strides[0])
+            per_thread = {f"d_{n}" for s in buffers.layout.stages for n in s.stage.diagonals}
+            for name, array in buffers.fixed.items():
+                if name not in per_thread:
+                    self.point(layer, name, array)
+        if self._gradients is not None:
+            self.point(0, "gradients", self._gradients)
+            self._set(0, "gradients_bytes", self._gradients.nbytes)
+
+    def _point_timed(self) -> None:
+        for layer, buffers in enumerate(self.layers):
+            for name, array in buffers.timed.items():
+                self.point(layer, name, array)
+            if layer:
+                h = self.layers[layer - 1].timed["h"]
+                self._set(layer, "x", h.ctypes.data + h.strides[0])
+            if layer and "d_x" in buffers.timed:
+                self.point(layer - 1, "d_out", buffers.timed["d_x"])
+        self.set_all("steps", self.steps)
+
+    # ------------------------------------------------------------ weights and state
+
+    def set_weights(self, weights: Sequence[Weights]) -> None:
+        """Packs copies of the weights, TensorFlow's layout, one dict per layer."""
+        for layer, (buffers, given) in enumerate(zip(self.layers, weights, strict=True)):
+            layout = buffers.layout
+            for s in layout.stages:
+                gates, lanes, i = len(s.stage.gates), layout.lanes, s.index
+                w_x, w_h, bias = cells.stage_weights(s.stage, layout.spec, given)
+                packed = {f"W_h_{i}": pack.interleaved(w_h, gates, lanes)}
+                if w_x is not None:
+                    packed[f"W_x_{i}"] = pack.natural(w_x, gates, lanes)
+                if layout.train:
+                    packed[f"W_hT_{i}"] = pack.transposed(w_h, gates, lanes)
+                    if w_x is not None:
+                        packed[f"W_xT_{i}"] = pack.transposed(w_x, gates, lanes)
+                rows = {name: given[name] for name in s.stage.diagonals}
+                if bias is not None:
+                    rows[f"bias_{i}"] = bias
+                for name, row in rows.items():
+                    by_gate = pack.by_gate(row[None], len(row) // s.units, lanes).reshape(-1)
+                    packed[name] = pack.aligned(by_gate.shape, self.network.spec.dtype)
+                    packed[name][...] = by_gate
+                buffers.fixed |= packed
+                for name, array in packed.items():
+                    self.point(layer, name, array)
+
+    def set_states(self, prefix: str, states: Sequence[State] | None) -> None:
+        """Copies states, one tuple per layer, into the arrays `prefix` + name; None is zero."""
+        for layer, buffers in enumerate(self.layers):
+            for position, name in enumerate(buffers.layout.cell.state):
+                target = buffers.fixed[prefix + name]
+                target[:, : buffers.layout.size(name)] = 0 if states is None else states[layer][position]
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(a.nbytes for b in self.layers for n, a in b.fixed.items() if n.startswith(("W_", "bias_", "w_")))
+
+    @property
+    def saved_bytes(self) -> int:
+        """Activations that the backward pass reads; 0 in forward mode."""
+        if not self.network.spec.train:
+            return 0
+        return sum(a.nbytes for b in self.layers for n, a in b.timed.items() if self._is_saved(n))
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Everything else that belongs to the program, results included."""
+        total = sum(a.nbytes for b in self.layers for group in (b.fixed, b.timed) for a in group.values())
+        return total - self.weight_bytes - self.saved_bytes

@@ -1,0 +1,103 @@
+"""The compiled kernels of one layer on the CPU, by the names that a driver calls them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+from unrollbench.kernels import edges, forward, gradient, products, simd, source, threads
+from unrollbench.kernels.layout import LayerLayout, StageLayout
+from unrollbench.kernels.products import OPTIONS
+
+
+def x_row_bytes(layouts: tuple[LayerLayout, ...], index: int) -> int:
+    """Bytes of one input row of a layer: the user's rows, or the padded outputs of the layer below."""
+    if index == 0:
+        return layouts[0].spec.input_size * layouts[0].itemsize
+    return layouts[index - 1].arrays["h"].row_bytes
+
+
+def forward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Any]:
+    """begin, project, step and, below the top of a forward-only stack, carry."""
+    layout = layouts[index]
+    x_row, x_by_time = x_row_bytes(layouts, index), index == 0 or layout.train
+    projects = [products.project(layout, s, x_row, x_by_time) for s in layout.stages]
+    kernels = {"begin": edges.begin(layout), "project": _together(projects), "step": _forward_step(layout)}
+    if layout.arrays["h"].slots == "window":
+        kernels["carry"] = edges.carry(layout)
+    return kernels
+
+
+def backward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Any]:
+    """begin_backward, back_step, d_inputs and d_weights."""
+    layout = layouts[index]
+    x_row = x_row_bytes(layouts, index)
+    d_x_row = layout.padded(layout.spec.input_size) * layout.itemsize
+    return {
+        "begin_backward": edges.begin_backward(layout),
+        "back_step": _backward_step(layout),
+        "d_inputs": products.input_gradient(layout, d_x_row, by_time=index == 0),
+        "d_weights": _together([products.weight_gradient(layout, s, x_row, True) for s in layout.stages]),
+    }
+
+
+def _together(functions: list[Any]) -> Any:
+    """One function (f, t, slot, n) that calls all of them."""
+    first, *others = functions
+    if not others:
+        return first
+    rest = _together(others)
+
+    @njit(**OPTIONS)
+    def run(f, t, slot, n):
+        first(f, t, slot, n)
+        rest(f, t, slot, n)
+
+    return run
+
+
+def _namespace(layout: LayerLayout) -> dict[str, Any]:
+    load, store, zero = simd.memory(layout.dtype)
+    counter = layout.fields["counter"]
+
+    @njit(**OPTIONS)
+    def barrier(f, members):
+        threads.barrier(simd.peek(f + counter), members)
+
+    return {"load": load, "store": store, "zero": zero, "peek": simd.peek, "barrier": barrier}
+
+
+def _row_sizes(layout: LayerLayout) -> list[int]:
+    return [size for size in (layout.rows.big, layout.rows.big - 1) if size]
+
+
+def _tile_offsets(layout: LayerLayout, s: StageLayout, blocks: int) -> tuple[int, ...]:
+    """Where a tile's columns lie in a row of the gate buffer: all gates of each unit block, as `W_h` is packed."""
+    return tuple(b * layout.width + g * s.gate_bytes for b in range(blocks) for g in range(len(s.stage.gates)))
+
+
+def _forward_step(layout: LayerLayout) -> Any:
+    namespace = _namespace(layout)
+    for s in layout.stages:
+        for rows in _row_sizes(layout):
+            for blocks in (s.groups.big, s.groups.big - 1):
+                offsets = _tile_offsets(layout, s, blocks)
+                namespace[f"tile_{s.index}_{rows}x{blocks}"] = simd.tile(layout.dtype, rows, offsets) if blocks else None
+        namespace[f"forward_{s.index}"] = njit(s.stage.forward, forceinline=True, **OPTIONS)
+        equations = source.define(forward.equations(layout, s), f"equations_{s.index}", namespace)
+        namespace[f"equations_{s.index}"] = njit(equations, **OPTIONS)
+    return njit(source.define(forward.step(layout), "step", namespace), **OPTIONS)
+
+
+def _backward_step(layout: LayerLayout) -> Any:
+    namespace = _namespace(layout)
+    for s in layout.stages:
+        for rows in _row_sizes(layout):
+            for blocks in (s.operand_groups.big, s.operand_groups.big - 1):
+                offsets = tuple(b * layout.width for b in range(blocks))
+                namespace[f"tile_T{s.index}_{rows}x{blocks}"] = simd.tile(layout.dtype, rows, offsets) if blocks else None
+        namespace[f"backward_{s.index}"] = njit(s.stage.backward, forceinline=True, **OPTIONS)
+        gradients = source.define(gradient.gradients(layout, s), f"gradients_{s.index}", namespace)
+        namespace[f"gradients_{s.index}"] = njit(gradients, **OPTIONS)
+    return njit(source.define(gradient.step(layout), "step", namespace), **OPTIONS)

@@ -1,0 +1,95 @@
+"""Text of one layer's backward step: for each stage, last first, the equations' gradient and then the product's.
+
+A buffer d_X per array X holds the gradient of the state after the step when the step begins and that of the state before
+it when the step ends; between stages it collects the gradients of temporaries. A row past its length leaves its buffers
+as they are, so the final state's gradient waits there until the row's last real step.
+"""
+
+from __future__ import annotations
+
+from unrollbench.kernels.layout import LayerLayout, StageLayout
+from unrollbench.kernels.source import Gates, array, barrier, field, function, gates, over_tile, slot, tiles
+
+
+def step(layout: LayerLayout) -> str:
+    """`step(f, t, s)`: gate buffers of time step t become gradients of pre-activations, d_ buffers those of step t - 1."""
+    lines = [f"if t >= {field(layout, 'limit')}:", "    return", f"lengths = {field(layout, 'lengths')}"]
+    for s in reversed(layout.stages):
+        arguments = _addresses(layout, s)
+        lines += [f"{name}_{s.index} = {value}" for name, value in arguments.items()]
+        passed = ", ".join(f"{name}_{s.index}" for name in arguments)
+
+        def gradient(rows: int, blocks: int, s: StageLayout = s, passed: str = passed) -> list[str]:
+            return [f"gradients_{s.index}(t, lengths, row, {rows}, block, {blocks}, {passed})"]
+
+        lines += [*tiles(layout, "", s.index, s.groups.big, gradient), *barrier(layout)]
+        lines += [*_product(layout, s), *barrier(layout)]
+    return function("step", "f, t, s", lines)
+
+
+def _product(layout: LayerLayout, s: StageLayout) -> list[str]:
+    """d_operand += d_pre . W_h^T, over all gates at once."""
+    row_bytes = layout.arrays[s.stage.operand].row_bytes
+    depth = s.row_bytes // layout.itemsize
+
+    def tile(rows: int, blocks: int) -> list[str]:
+        return [
+            f"at = d_operand + row * {row_bytes} + block * {layout.width}",
+            f"tile_T{s.index}_{rows}x{blocks}({depth}, gates_{s.index} + row * {s.row_bytes}, {s.row_bytes}, {layout.itemsize}, "
+            f"W + block * {depth * layout.width}, {depth * layout.width}, {layout.width}, at, {row_bytes}, at, {row_bytes})",
+        ]
+
+    lines = [f"d_operand, W = {field(layout, f'd_{s.stage.operand}')}, {field(layout, f'W_hT_{s.index}')}"]
+    return lines + tiles(layout, "operand_", s.index, s.operand_groups.big, tile)
+
+
+def _is_output(s: StageLayout) -> bool:
+    return "h" in s.stage.writes
+
+
+def _addresses(layout: LayerLayout, s: StageLayout) -> dict[str, str]:
+    """Argument name -> address expression of everything the stage's gradient touches."""
+    sources = Gates(layout)
+    found = {"gates": gates(layout, s), **sources.addresses(layout, s)}
+    found |= {f"{n}_old": array(layout, n) for n in s.stage.reads if n not in sources.owners}
+    found |= {f"{n}_new": array(layout, n, after=True) for n in s.stage.writes}
+    found |= {n: field(layout, n) for n in s.stage.diagonals}
+    found |= {f"d_{n}": field(layout, f"d_{n}") for n in (*s.stage.reads, *s.stage.writes, *s.stage.exposed, *s.stage.diagonals)}
+    if _is_output(s):
+        slots = "time" if layout.top else "window"
+        found["d_out"] = field(layout, "d_out") + slot(layout, slots, layout.arrays["h"].row_bytes)
+    return found
+
+
+def gradients(layout: LayerLayout, s: StageLayout) -> str:
+    """`gradients_i(t, lengths, row, rows, block, blocks, ...)`: the gradient of `forward.equations`."""
+    stage, sources = s.stage, Gates(layout)
+    width = s.blocks * layout.width  # bytes of a row of exposed gates' gradients
+
+    def unit(name: str) -> str:
+        return f"each_row * {layout.arrays[name].row_bytes if name in layout.arrays else width} + unit_at"
+
+    live = [f"{gate} = load(gate_at + {index * s.gate_bytes})" for index, gate in enumerate(stage.gates)]
+    live += [
+        f"{n} = load({sources.read(n) if n in sources.owners else f'{n}_old + {unit(n)}'})" for n in stage.reads
+    ]
+    live += [f"{n}_1 = load({n}_new + {unit(n)})" for n in stage.writes]
+    live += [f"{n}_ = load({n} + unit_at)" for n in stage.diagonals]
+    live += [f"{n}_d = load(d_{n} + {unit(n)})" for n in (*stage.exposed, *stage.writes)]
+    if _is_output(s):
+        live.append(f"h_d = h_d + load(d_out + {unit('h')})")
+    passed = (*stage.gates, *stage.reads, *(f"{n}_1" for n in stage.writes), *(f"{n}_" for n in stage.diagonals))
+    passed += tuple(f"{n}_d" for n in (*stage.exposed, *stage.writes))
+    results = [f"{n}_3" for n in (*stage.gates, *stage.reads, *stage.diagonals)]
+    live.append(f"{', '.join(results)}{',' * (len(results) == 1)} = backward_{s.index}({', '.join(passed)})")
+    live += [f"store(gate_at + {index * s.gate_bytes}, {gate}_3)" for index, gate in enumerate(stage.gates)]
+    for n in dict.fromkeys((*stage.reads, *stage.writes, *stage.exposed)):
+        replaced = n in stage.writes or n in stage.exposed
+        value = ("zero()" if replaced else f"load(d_{n} + {unit(n)})") if n not in stage.reads else f"{n}_3"
+        if n in stage.reads and not replaced:
+            value = f"load(d_{n} + {unit(n)}) + {n}_3"
+        live.append(f"store(d_{n} + {unit(n)}, {value})")
+    live += [f"store(d_{n} + unit_at, load(d_{n} + unit_at) + {n}_3)" for n in stage.diagonals]
+    finished = [f"store(gate_at + {index * s.gate_bytes}, zero())" for index in range(len(stage.gates))]
+    arguments = ["t", "lengths", "row", "rows", "block", "blocks", *_addresses(layout, s)]
+    return function(f"gradients_{s.index}", ", ".join(arguments), over_tile(layout, s, live, finished))

@@ -1,0 +1,41 @@
+"""What the host's vector unit is: register width, register count and features, read from LLVM's own detection."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import cache
+
+from llvmlite import binding
+
+from unrollbench.case import DTYPES
+
+
+@dataclass(frozen=True)
+class VectorUnit:
+    """width_bytes of one register, how many registers there are, and whether x86's fast reciprocal (AVX-512F) exists."""
+
+    width_bytes: int
+    registers: int
+    fast_reciprocal: bool
+
+
+@cache
+def vector_unit() -> VectorUnit:
+    """The widest unit that LLVM will generate code for on this host."""
+    features = binding.get_host_cpu_features()
+    if features.get("avx512f"):
+        return VectorUnit(64, 32, True)
+    if features.get("avx"):
+        return VectorUnit(32, 16, False)
+    return VectorUnit(16, 32 if features.get("neon") else 16, False)
+
+
+def lanes(dtype: str) -> int:
+    """Elements of dtype in one register."""
+    return vector_unit().width_bytes // DTYPES[dtype]
+
+
+def is_x86() -> bool:
+    """Whether this is an x86-64 machine."""
+    return platform.machine().lower() in ("x86_64", "amd64")

@@ -1,0 +1,200 @@
+"""Where everything lies in memory: the arrays of each layer, their padding, slots and frame fields. Pure data.
+
+Arrays hold rows of one batch row each, padded to whole vectors (zero beyond the real units). A slot is one time step's B
+rows. An array has a slot per time step where something later reads it ("time"), a slot per step of the current window
+("window"), or one slot that is overwritten in place ("single"). State arrays have one slot more: slot 0 is the state
+before the first step.
+
+A frame is a row of int64 per layer and thread that tells a kernel where things are; the generated code reads fields of it
+by position, so that a program is compiled once and pointed at any buffers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from unrollbench.case import DTYPES
+from unrollbench.cells import Cell, LayerSpec, Stage
+from unrollbench.kernels import host
+
+Slots = Literal["time", "window", "single"]
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """One per-unit array: `size` real units in rows of `row_bytes`."""
+
+    name: str
+    size: int
+    row_bytes: int
+    slots: Slots
+    is_state: bool
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Items split over threads and then into groups of `big` and `big` - 1, as even as they go.
+
+    shares: per thread (first item, groups of `big`, groups of `big` - 1).
+    """
+
+    big: int
+    shares: tuple[tuple[int, int, int], ...]
+
+
+def partition(count: int, threads: int, largest: int) -> Partition:
+    """`count` items over `threads`, in groups of at most `largest` of at most two sizes that differ by one."""
+    quotient, extra = divmod(count, threads)
+    most = quotient + (extra > 0)
+    groups = -(-most // largest)
+    big = -(-most // groups) if groups else 1
+    shares, first = [], 0
+    for thread in range(threads):
+        share = quotient + (thread < extra)
+        n_big = share - groups * (big - 1)
+        shares.append((first, n_big, groups - n_big if big > 1 else 0))
+        first += share
+    return Partition(big, tuple(shares))
+
+
+@dataclass(frozen=True)
+class StageLayout:
+    """One stage's gate buffer (rows of G gates x padded units), tile shape and partition of unit blocks over threads."""
+
+    index: int
+    stage: Stage
+    units: int
+    blocks: int
+    operand_size: int
+    operand_blocks: int
+    gate_bytes: int
+    row_bytes: int
+    groups: Partition
+    operand_groups: Partition
+
+    @property
+    def columns(self) -> int:
+        """Vectors in one row of the gate buffer."""
+        return len(self.stage.gates) * self.blocks
+
+
+@dataclass(frozen=True)
+class LayerLayout:
+    """Everything about one layer that is fixed at build."""
+
+    spec: LayerSpec
+    cell: Cell
+    dtype: str
+    batch: int
+    threads: int
+    train: bool
+    top: bool
+    split: Literal["rows", "units"]
+
+    @property
+    def lanes(self) -> int:
+        return host.lanes(self.dtype)
+
+    @property
+    def itemsize(self) -> int:
+        return DTYPES[self.dtype]
+
+    @property
+    def width(self) -> int:
+        """Bytes of one vector."""
+        return self.lanes * self.itemsize
+
+    def blocks(self, size: int) -> int:
+        """Vectors that hold `size` elements."""
+        return -(-size // self.lanes)
+
+    def padded(self, size: int) -> int:
+        """`size` rounded up to whole vectors."""
+        return self.blocks(size) * self.lanes
+
+    def size(self, name: str) -> int:
+        """Real units per row of an array."""
+        return self.spec.output_size if name in self.cell.projected else self.spec.num_units
+
+    @cached_property
+    def arrays(self) -> dict[str, ArrayLayout]:
+        """The state and the temporaries."""
+        found = {}
+        for name in (*self.cell.state, *self.cell.temporaries):
+            size, is_state = self.size(name), name in self.cell.state
+            slots: Slots = "time" if self.train else "single"
+            if name == "h" and not self.train:
+                slots = "time" if self.top else "window"
+            found[name] = ArrayLayout(name, size, self.padded(size) * self.itemsize, slots, is_state)
+        return found
+
+    @property
+    def gate_slots(self) -> Slots:
+        return "time" if self.train else "window"
+
+    @cached_property
+    def rows(self) -> Partition:
+        """Batch rows over threads, in row tiles."""
+        largest = min(self._largest_rows(len(stage.gates)) for stage in self.cell.stages)
+        return partition(self.batch, self.threads if self.split == "rows" else 1, largest)
+
+    def _largest_rows(self, gates: int) -> int:
+        registers = host.vector_unit().registers
+        columns = max(gates, 4 if registers == 32 else 2)
+        return max(1, (registers - 2 - columns) // columns)
+
+    def _largest_group(self, gates: int) -> int:
+        """Unit blocks that one register tile can span beside `rows.big` rows: at most 8 columns, or the registers' limit."""
+        free = host.vector_unit().registers - 2
+        columns = min(8, free // (self.rows.big + 1))
+        return max(1, columns // gates)
+
+    @cached_property
+    def stages(self) -> tuple[StageLayout, ...]:
+        threads = self.threads if self.split == "units" else 1
+        found = []
+        for index, stage in enumerate(self.cell.stages):
+            gates = len(stage.gates)
+            units = self.spec.output_size if stage.projects else self.spec.num_units
+            blocks, operand = self.blocks(units), self.size(stage.operand)
+            gate_bytes = blocks * self.width
+            found.append(
+                StageLayout(
+                    index,
+                    stage,
+                    units,
+                    blocks,
+                    operand,
+                    self.blocks(operand),
+                    gate_bytes,
+                    gates * gate_bytes,
+                    partition(blocks, threads, self._largest_group(gates)),
+                    partition(self.blocks(operand), threads, self._largest_group(1)),
+                )
+            )
+        return tuple(found)
+
+    @cached_property
+    def fields(self) -> dict[str, int]:
+        """Frame field -> byte offset. Addresses unless said otherwise.
+
+        steps, limit: T and the longest length, in steps; thread: this thread's number; x: first input row; d_x: where
+        gradients of the inputs go; d_out: gradients of the outputs; counter: the barrier's; ...
+        """
+        names = ["steps", "limit", "thread", "counter", "lengths", "x", "d_x", "d_out", "zeros", "one", "own_first", "own_last", "t", "gradients", "gradients_bytes"]
+        names += ["x_user", "out_user", "d_out_user", "d_x_user"]
+        names += ["row", "row_tiles_big", "row_tiles_small"]
+        for name in self.arrays:
+            names += [name, f"d_{name}"]
+            names += [f"initial_{name}", f"d_final_{name}"] if self.arrays[name].is_state else []
+        for s in self.stages:
+            i = s.index
+            names += [f"gates_{i}", f"W_x_{i}", f"W_h_{i}", f"bias_{i}", f"W_xT_{i}", f"W_hT_{i}"]
+            names += [f"d_W_x_{i}", f"d_W_h_{i}", f"d_bias_{i}"]
+            names += [f"{kind}_{i}" for kind in ("block", "groups_big", "groups_small")]
+            names += [f"{kind}_{i}" for kind in ("operand_block", "operand_groups_big", "operand_groups_small")]
+            names += [f"{kind}{name}" for name in s.stage.diagonals for kind in ("", "d_")]
+            names += [f"d_{name}" for name in s.stage.exposed]
+        return {name: 8 * position for position, name in enumerate(names)}

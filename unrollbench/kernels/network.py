@@ -1,0 +1,129 @@
+"""A stack of layers compiled for one schedule: the code alone, without weights or data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from numba import njit
+
+from unrollbench import cells
+from unrollbench.cells import LayerSpec
+from unrollbench.kernels import cpu, edges, simd, source, specialize, swap, threads
+from unrollbench.kernels.build import Compiled, Phases, compile_driver
+from unrollbench.kernels.layout import LayerLayout
+from unrollbench.kernels.products import OPTIONS
+from unrollbench.schedule import Schedule
+
+ROWS_PER_THREAD = 4
+"""From this many batch rows per thread on, threads split rows and need no barrier; below, they split units."""
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What a network is compiled for, beside its schedule."""
+
+    layers: tuple[LayerSpec, ...]
+    dtype: str
+    batch_size: int
+    train: bool
+    time_major: bool
+    swap_memory: bool
+    threads: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """Compiled entry points by name, the texts they were made of, and the layout that their frames must follow."""
+
+    spec: NetworkSpec
+    schedule: Schedule
+    layouts: tuple[LayerLayout, ...]
+    texts: dict[str, str]
+    entries: dict[str, Compiled]
+
+    @property
+    def fields_per_layer(self) -> int:
+        return _fields_per_layer(self.layouts)
+
+    @property
+    def pads_gradients(self) -> bool:
+        """Whether output gradients are copied into padded rows before a time-major backward pass."""
+        return _pads_gradients(self.layouts)
+
+
+def layouts(spec: NetworkSpec) -> tuple[LayerLayout, ...]:
+    """Each layer's layout; layers below the top keep a window of outputs, the top keeps all."""
+    split = "rows" if spec.threads == 1 or spec.batch_size >= ROWS_PER_THREAD * spec.threads else "units"
+    return tuple(
+        LayerLayout(
+            layer,
+            cells.load(layer.cell, layer.options, spec.dtype),
+            spec.dtype,
+            spec.batch_size,
+            spec.threads,
+            spec.train,
+            index == len(spec.layers) - 1,
+            split,  # type: ignore[arg-type]
+        )
+        for index, layer in enumerate(spec.layers)
+    )
+
+
+def compile_network(spec: NetworkSpec, schedule: Schedule, phases: Phases) -> Network:
+    """Everything that a run of the network needs, as machine code. `phases` receives what each part cost."""
+    with phases.measure("schedule"):
+        planned = layouts(spec)
+        shape = specialize.Shape(
+            planned, 8 * _fields_per_layer(planned), spec.time_major, spec.swap_memory, _pads_gradients(planned)
+        )
+        texts = specialize.forward(schedule, shape)
+        texts |= specialize.backward(schedule, shape) if spec.train else {}
+    with phases.measure("codegen"):
+        namespace = _namespace(spec, schedule, planned)
+        drivers: dict[str, Callable[[int], None]] = {
+            name: source.define(text, name, namespace) for name, text in texts.items()
+        }
+    with phases.compiling():
+        entries = {name: compile_driver(name, driver) for name, driver in drivers.items()}
+    return Network(spec, schedule, planned, texts, entries)
+
+
+def _fields_per_layer(planned: tuple[LayerLayout, ...]) -> int:
+    return max(len(layout.fields) for layout in planned)
+
+
+def _pads_gradients(planned: tuple[LayerLayout, ...]) -> bool:
+    size = planned[-1].spec.output_size
+    return planned[-1].padded(size) != size
+
+
+def _namespace(spec: NetworkSpec, schedule: Schedule, planned: tuple[LayerLayout, ...]) -> dict[str, Any]:
+    """Every function that a driver's text may call."""
+    bottom, top = planned[0], planned[-1]
+    counter, members = bottom.fields["counter"], spec.threads
+
+    @njit(**OPTIONS)
+    def barrier(f):
+        threads.barrier(simd.peek(f + counter), members)
+
+    names = {"peek": simd.peek, "barrier": barrier, "zero_outputs": edges.zero_outputs(top)}
+    if not spec.time_major:
+        names["inputs_to_time_major"] = edges.inputs_to_time_major(bottom)
+        names["outputs_to_batch_major"] = edges.outputs_to_batch_major(top)
+    if spec.train:
+        names["clear_gradients"] = edges.clear_gradients(bottom)
+        names["zero_input_gradients"] = edges.zero_input_gradients(bottom)
+        if not spec.time_major:
+            names["gradients_to_time_major"] = edges.gradients_to_time_major(top)
+            names["gradients_to_batch_major"] = edges.gradients_to_batch_major(bottom)
+        elif _pads_gradients(planned):
+            names["pad_gradients"] = edges.pad_gradients(top)
+    for index, layout in enumerate(planned):
+        kernels = cpu.forward_kernels(planned, index)
+        kernels |= cpu.backward_kernels(planned, index) if spec.train else {}
+        if spec.swap_memory:
+            kernels["release"] = swap.release(layout)
+        names |= {f"{name}_{index}": kernel for name, kernel in kernels.items()}
+    return names

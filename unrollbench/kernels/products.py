@@ -1,0 +1,147 @@
+"""Matrix products over many rows: the input projection and the gradients of inputs and weights.
+
+All are one register tile (`simd.tile`) with different strides; rows or columns are split over the threads.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from numba import njit
+
+from unrollbench.case import DTYPES
+from unrollbench.kernels import host, simd
+from unrollbench.kernels.layout import LayerLayout, StageLayout
+from unrollbench.kernels.simd import peek
+
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cpython_wrapper": True}
+ROW_TILE = 6
+"""Rows of a register tile: 6 rows x 4 columns, 4 weights and a broadcast fill the 32 registers of AVX-512 and NEON."""
+
+
+@cache
+def multiply(dtype: str) -> Any:
+    """out[r, c] = start[r, c] + sum over k of a[r, k] * w[c, k], for any numbers of rows and vector columns.
+
+    Arguments: rows, columns, then as in `simd.tile`.
+    """
+    width = host.lanes(dtype) * DTYPES[dtype]
+    near = tuple(width * c for c in range(4))
+    tile_6x4, tile_1x4 = simd.tile(dtype, ROW_TILE, near), simd.tile(dtype, 1, near)
+    tile_6x1, tile_1x1 = simd.tile(dtype, ROW_TILE, (0,)), simd.tile(dtype, 1, (0,))
+
+    @njit(**OPTIONS)
+    def product(rows, columns, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
+        column = 0
+        while column < columns:
+            wide = columns - column >= 4
+            panel, s, o, at, row = w + column * w_column, start + column * width, out + column * width, a, 0
+            while row + ROW_TILE <= rows:
+                if wide:
+                    tile_6x4(count, at, a_row, a_k, panel, w_column, w_k, s, start_row, o, out_row)
+                else:
+                    tile_6x1(count, at, a_row, a_k, panel, w_column, w_k, s, start_row, o, out_row)
+                row, at = row + ROW_TILE, at + ROW_TILE * a_row
+                s, o = s + ROW_TILE * start_row, o + ROW_TILE * out_row
+            while row < rows:
+                if wide:
+                    tile_1x4(count, at, a_row, a_k, panel, w_column, w_k, s, start_row, o, out_row)
+                else:
+                    tile_1x1(count, at, a_row, a_k, panel, w_column, w_k, s, start_row, o, out_row)
+                row, at, s, o = row + 1, at + a_row, s + start_row, o + out_row
+            column += 4 if wide else 1
+
+    return product
+
+
+def project(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool) -> Any:
+    """`project(f, t, slot, n)`: gate buffers of n steps from t = x . W_x + bias, or the bias alone without an input.
+
+    x_row: bytes of an input row; x_by_time: whether the input has a slot per time step, or one per step of the window.
+    """
+    fields, i, batch, threads = layout.fields, s.index, layout.batch, layout.threads
+    depth = layout.spec.input_size if s.stage.takes_input else 0
+    columns, row_bytes, itemsize, width = s.columns, s.row_bytes, layout.itemsize, layout.width
+    f_gates, f_w, f_bias, f_x, f_thread = fields[f"gates_{i}"], fields[f"W_x_{i}"], fields[f"bias_{i}"], fields["x"], fields["thread"]
+    gates_by_time = layout.gate_slots == "time"
+    product = multiply(layout.dtype)
+
+    @njit(**OPTIONS)
+    def run(f, t, slot, n):
+        rows = n * batch
+        first, last = share(rows, threads, peek(f + f_thread))
+        x = peek(f + f_x) + ((t if x_by_time else slot) * batch + first) * x_row
+        gates = peek(f + f_gates) + ((t if gates_by_time else slot) * batch + first) * row_bytes
+        product(
+            last - first, columns, depth, x, x_row, itemsize, peek(f + f_w), depth * width, width,
+            peek(f + f_bias), 0, gates, row_bytes,
+        )  # fmt: skip
+
+    return run
+
+
+@njit(**OPTIONS)
+def share(rows, threads, thread):
+    """(first, last) row of a thread's share, in whole tiles of rows."""
+    per_thread = ((rows + threads - 1) // threads + ROW_TILE - 1) // ROW_TILE * ROW_TILE
+    return min(rows, thread * per_thread), min(rows, (thread + 1) * per_thread)
+
+
+def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Any:
+    """`input_gradient(f, t, slot, n)`: d_x of n steps from t = sum over stages of d_pre . W_x^T."""
+    fields, batch, threads, itemsize, width = layout.fields, layout.batch, layout.threads, layout.itemsize, layout.width
+    columns = d_x_row // width
+    stages = tuple(s for s in layout.stages if s.stage.takes_input)
+    f_gates = tuple(fields[f"gates_{s.index}"] for s in stages)
+    f_w = tuple(fields[f"W_xT_{s.index}"] for s in stages)
+    row_bytes = tuple(s.row_bytes for s in stages)
+    f_d_x, f_zeros, f_thread = fields["d_x"], fields["zeros"], fields["thread"]
+    product = multiply(layout.dtype)
+
+    @njit(**OPTIONS)
+    def run(f, t, slot, n):
+        first, last = share(n * batch, threads, peek(f + f_thread))
+        out = peek(f + f_d_x) + ((t if by_time else slot) * batch + first) * d_x_row
+        start, start_row = peek(f + f_zeros), 0
+        for i in range(len(f_gates)):
+            depth = row_bytes[i] // itemsize
+            gates = peek(f + f_gates[i]) + (t * batch + first) * row_bytes[i]
+            product(
+                last - first, columns, depth, gates, row_bytes[i], itemsize, peek(f + f_w[i]), depth * width, width,
+                start, start_row, out, d_x_row,
+            )  # fmt: skip
+            start, start_row = out, d_x_row
+
+    return run
+
+
+def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool) -> Any:
+    """`weight_gradient(f, t, slot, n)`: adds x^T . d_pre, operand^T . d_pre and the column sums of d_pre over n steps from t."""
+    fields, i, batch, threads, itemsize, width = layout.fields, s.index, layout.batch, layout.threads, layout.itemsize, layout.width
+    operand = layout.arrays[s.stage.operand]
+    inputs = layout.spec.input_size if s.stage.takes_input else 0
+    has_bias = s.stage.bias is not None
+    operand_size, operand_row, columns, row_bytes = s.operand_size, operand.row_bytes, s.columns, s.row_bytes
+    f_x, f_operand, f_gates, f_one, f_thread = (
+        fields[n] for n in ("x", s.stage.operand, f"gates_{i}", "one", "thread")
+    )
+    f_d_x, f_d_h, f_d_b = (fields[f"d_{n}_{i}"] for n in ("W_x", "W_h", "bias"))
+    product = multiply(layout.dtype)
+
+    @njit(**OPTIONS)
+    def run(f, t, slot, n):
+        groups = (columns + 3) // 4
+        thread = peek(f + f_thread)
+        first, last = groups * thread // threads * 4, min(columns, groups * (thread + 1) // threads * 4)
+        rows, count, offset = n * batch, last - first, first * width
+        d_pre = peek(f + f_gates) + t * batch * row_bytes + offset
+        x = peek(f + f_x) + (t if x_by_time else slot) * batch * x_row
+        h = peek(f + f_operand) + t * batch * operand_row
+        d_x, d_h, d_b = peek(f + f_d_x) + offset, peek(f + f_d_h) + offset, peek(f + f_d_b) + offset
+        product(inputs, count, rows, x, itemsize, x_row, d_pre, width, row_bytes, d_x, row_bytes, d_x, row_bytes)
+        product(operand_size, count, rows, h, itemsize, operand_row, d_pre, width, row_bytes, d_h, row_bytes, d_h, row_bytes)
+        if has_bias:
+            product(1, count, rows, peek(f + f_one), 0, 0, d_pre, width, row_bytes, d_b, row_bytes, d_b, row_bytes)
+
+    return run

@@ -1,0 +1,444 @@
+"""A Numba type for one vector register, and the operations that kernels and cells use on it.
+
+The width follows the host (64 bytes with AVX-512, 32 with AVX, otherwise 16), so one source serves all of them: LLVM
+splits or pads where the host has less. Numba compiles with no fast-math flags here: NaN and infinities behave as IEEE
+754 says. Nothing in this file knows about recurrent networks.
+"""
+
+from __future__ import annotations
+
+import operator
+from functools import cache
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.datamodel import models, register_default
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, lower_cast
+
+from unrollbench.cells import functions
+from unrollbench.kernels import host
+
+I64 = ir.IntType(64)
+
+
+class Vector(types.Type):
+    """`lanes` elements of a float type in one register."""
+
+    def __init__(self, element: types.Float, lanes: int) -> None:
+        self.element, self.lanes = element, lanes
+        super().__init__(name=f"vector({element.name}x{lanes})")
+
+
+@cache
+def vector(dtype: str) -> Vector:
+    """The host's full-width vector of dtype "float32" or "float64"."""
+    return Vector(getattr(types, dtype), host.lanes(dtype))
+
+
+def _llvm(ty: Vector) -> ir.VectorType:
+    return ir.VectorType(ir.FloatType() if ty.element.bitwidth == 32 else ir.DoubleType(), ty.lanes)
+
+
+@register_default(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, _llvm(fe_type))
+
+
+# ---------------------------------------------------------------- arithmetic
+
+
+def _splat(builder, scalar, llvm_type):
+    undefined = ir.Constant(llvm_type, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), llvm_type.count), [0] * llvm_type.count)
+    return builder.shuffle_vector(first, undefined, mask)
+
+
+@lower_cast(types.Float, Vector)
+def _float_to_vector(context, builder, from_type, to_type, value):
+    return _splat(builder, context.cast(builder, value, from_type, to_type.element), _llvm(to_type))
+
+
+def _binary(function, instruction):
+    @infer_global(function)
+    class _Typing(AbstractTemplate):
+        def generic(self, args, kws):
+            vectors = [a for a in args if isinstance(a, Vector)]
+            if len(args) == 2 and vectors and all(isinstance(a, Vector) or a == vectors[0].element for a in args):
+                return signature(vectors[0], vectors[0], vectors[0])
+            return None
+
+    @lower_builtin(function, Vector, Vector)
+    def _lower(context, builder, sig, args):
+        return getattr(builder, instruction)(*args)
+
+
+for _function, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+):
+    _binary(_function, _instruction)
+
+
+@infer_global(operator.neg)
+class _NegTyping(AbstractTemplate):
+    def generic(self, args, kws):
+        return signature(args[0], args[0]) if isinstance(args[0], Vector) else None
+
+
+@lower_builtin(operator.neg, Vector)
+def _neg(context, builder, sig, args):
+    return builder.fneg(args[0])
+
+
+# ---------------------------------------------------------------- memory, by address
+
+
+def _pointer(builder, address):
+    return builder.inttoptr(address, ir.PointerType())
+
+
+@cache
+def memory(dtype: str):
+    """(load, store, zero) for `dtype`: load(address) -> vector, store(address, vector), zero() -> vector.
+
+    Addresses are integers and need no alignment beyond the element's.
+    """
+    ty = vector(dtype)
+    align = ty.element.bitwidth // 8
+
+    @intrinsic
+    def load(typing_context, address):
+        def codegen(context, builder, sig, args):
+            return builder.load(_pointer(builder, args[0]), align=align, typ=_llvm(ty))
+
+        return ty(types.intp), codegen
+
+    @intrinsic
+    def store(typing_context, address, value):
+        def codegen(context, builder, sig, args):
+            builder.store(args[1], _pointer(builder, args[0]), align=align)
+            return context.get_dummy_value()
+
+        return types.void(types.intp, ty), codegen
+
+    @intrinsic
+    def zero(typing_context):
+        def codegen(context, builder, sig, args):
+            return ir.Constant(_llvm(ty), [0.0] * ty.lanes)
+
+        return ty(), codegen
+
+    return load, store, zero
+
+
+@intrinsic
+def peek(typing_context, address):
+    """The int64 at `address`."""
+
+    def codegen(context, builder, sig, args):
+        return builder.load(_pointer(builder, args[0]), align=8, typ=I64)
+
+    return types.int64(types.intp), codegen
+
+
+# ---------------------------------------------------------------- the register tile of a matrix product
+
+
+@cache
+def tile(dtype: str, rows: int, offsets: tuple[int, ...]):
+    """A function that multiplies a tile held in rows * columns registers, columns = len(offsets):
+
+        for r in range(rows):
+            for c in range(columns):
+                out[r, c] = start[r, c] + sum(a[r, k] * w[c, k] for k in range(K))
+
+    where a[r, k] is one element and w[c, k], start[r, c], out[r, c] are one vector each. Per k it reads rows elements and
+    columns vectors and does rows * columns vector multiply-adds.
+
+    Arguments, all integers: K; the address of a and its strides over r and k; of w and its strides over c and k; of
+    start and of out, each with a stride over r (column c lies at offsets[c]). Strides and offsets are in bytes. `start`
+    may be `out`, and with stride 0 a row that all rows share (a bias).
+    """
+    ty = vector(dtype)
+    columns = len(offsets)
+    size = ty.element.bitwidth // 8
+
+    def codegen(context, builder, sig, args):
+        count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row = args
+        llvm_type = _llvm(ty)
+        fma = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(llvm_type, [llvm_type] * 3),
+            f"llvm.fmuladd.v{ty.lanes}f{ty.element.bitwidth}",
+        )
+
+        def offset(stride, index):
+            return builder.mul(stride, ir.Constant(I64, index))
+
+        def at(address, byte_offset):
+            return builder.gep(address, [byte_offset], source_etype=ir.IntType(8))
+
+        def vector_at(address, stride, row, column):
+            return at(address, builder.add(offset(stride, row), ir.Constant(I64, offsets[column])))
+
+        start, out = _pointer(builder, start), _pointer(builder, out)
+        cells = [(r, c) for r in range(rows) for c in range(columns)]
+        initial = [builder.load(vector_at(start, start_row, r, c), align=size, typ=llvm_type) for r, c in cells]
+        entry = builder.basic_block
+        body = builder.append_basic_block("tile.body")
+        done = builder.append_basic_block("tile.done")
+        zero, one = ir.Constant(I64, 0), ir.Constant(I64, 1)
+        first_a, first_w = _pointer(builder, a), _pointer(builder, w)
+        builder.cbranch(builder.icmp_signed(">", count, zero), body, done)
+        builder.position_at_end(body)
+        k = builder.phi(I64)
+        k.add_incoming(zero, entry)
+        a_at, w_at = builder.phi(ir.PointerType()), builder.phi(ir.PointerType())
+        a_at.add_incoming(first_a, entry)
+        w_at.add_incoming(first_w, entry)
+        sums = [builder.phi(llvm_type) for _ in cells]
+        for total, value in zip(sums, initial, strict=True):
+            total.add_incoming(value, entry)
+        weights = [
+            builder.load(at(w_at, offset(w_column, c)), align=size, typ=llvm_type) for c in range(columns)
+        ]
+        updated = []
+        for r in range(rows):
+            scalar = builder.load(at(a_at, offset(a_row, r)), align=size, typ=llvm_type.element)
+            spread = _splat(builder, scalar, llvm_type)
+            updated += [builder.call(fma, [spread, weights[c], sums[r * columns + c]]) for c in range(columns)]
+        for total, value in zip(sums, updated, strict=True):
+            total.add_incoming(value, body)
+        following = builder.add(k, one)
+        k.add_incoming(following, body)
+        a_at.add_incoming(at(a_at, a_k), body)
+        w_at.add_incoming(at(w_at, w_k), body)
+        builder.cbranch(builder.icmp_signed("<", following, count), body, done)
+        builder.position_at_end(done)
+        results = [builder.phi(llvm_type) for _ in cells]
+        for result, value, total in zip(results, initial, updated, strict=True):
+            result.add_incoming(value, entry)
+            result.add_incoming(total, body)
+        for (r, c), result in zip(cells, results, strict=True):
+            builder.store(result, vector_at(out, out_row, r, c), align=size)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def product(typing_context, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
+        return types.void(*[types.intp] * 11), codegen
+
+    return product
+
+
+# ---------------------------------------------------------------- element-wise functions
+
+
+class _Emitter:
+    """Builds LLVM instructions on one vector type; `constant` broadcasts a Python number."""
+
+    def __init__(self, builder, ty):
+        self.builder, self.ty, self.llvm = builder, ty, _llvm(ty)
+        bits = ty.element.bitwidth
+        self.integers = ir.VectorType(ir.IntType(bits), ty.lanes)
+        self.suffix = f"v{ty.lanes}f{bits}"
+
+    def constant(self, value):
+        value = float(np.float32(value)) if self.ty.element.bitwidth == 32 else float(value)
+        return ir.Constant(self.llvm, [value] * self.ty.lanes)
+
+    def integer(self, value):
+        return ir.Constant(self.integers, [value] * self.ty.lanes)
+
+    def fma(self, x, y, z):
+        function = ir.FunctionType(self.llvm, [self.llvm] * 3)
+        name = f"llvm.fmuladd.{self.suffix}"
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, function, name), [x, y, z])
+
+    def at_least(self, x, bound):
+        """The larger of the two; NaN in x stays."""
+        return self.builder.select(self.builder.fcmp_ordered("<", x, bound), bound, x)
+
+    def at_most(self, x, bound):
+        """The smaller of the two; NaN in x stays."""
+        return self.builder.select(self.builder.fcmp_ordered(">", x, bound), bound, x)
+
+    def reciprocal(self, x):
+        """1/x within 1 ulp for normal x >= 1; by an estimate and Newton's iteration where that is faster than a division."""
+        if not host.vector_unit().fast_reciprocal:
+            return self.builder.fdiv(self.constant(1.0), x)
+        single = self.ty.element.bitwidth == 32
+        mask = ir.IntType(16 if single else 8)
+        function = ir.FunctionType(self.llvm, [self.llvm, self.llvm, mask])
+        name = "llvm.x86.avx512.rcp14.ps.512" if single else "llvm.x86.avx512.rcp14.pd.512"
+        estimate = cgutils.get_or_insert_function(self.builder.module, function, name)
+        y = self.builder.call(estimate, [x, self.constant(0.0), ir.Constant(mask, -1)])
+        for _ in range(1 if single else 2):
+            error = self.fma(self.builder.fneg(x), y, self.constant(1.0))
+            y = self.fma(y, error, y)
+        return y
+
+
+@cache
+def _exponential_table(bits):
+    """(exponent bias, mantissa bits, round-to-integer constant, high and low part of ln 2, polynomial of (e^r - 1 - r) / r^2).
+
+    Source: Cephes expf for 32 bits; the Taylor series, exact to 4e-18 for |r| <= ln(2)/2, for 64.
+    """
+    if bits == 32:
+        series = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+        return 127, 23, 1.5 * 2**23, 0.693359375, -2.12194440e-4, series
+    factorials = np.cumprod(np.arange(1, 14, dtype=np.float64))
+    return 1023, 52, 1.5 * 2**52, 6.93145751953125e-1, 1.42860682030941723212e-6, tuple(1 / factorials[:0:-1])
+
+
+def _split_exponential(e, x):
+    """(s, p) with exp(x) = s * (1 + p), s a power of two and |p| < 0.42. x must be clamped to the normal range."""
+    bias, mantissa, magic, ln2_high, ln2_low, series = _exponential_table(e.ty.element.bitwidth)
+    shifted = e.fma(x, e.constant(1 / np.log(2)), e.constant(magic))
+    n = e.builder.fsub(shifted, e.constant(magic))
+    r = e.fma(n, e.constant(-ln2_low), e.fma(n, e.constant(-ln2_high), x))
+    q = e.constant(series[0])
+    for coefficient in series[1:]:
+        q = e.fma(q, r, e.constant(coefficient))
+    p = e.fma(e.builder.fmul(q, r), r, r)
+    exponent = e.builder.shl(e.builder.bitcast(shifted, e.integers), e.integer(mantissa))
+    scale = e.builder.bitcast(e.builder.add(exponent, e.integer(bias << mantissa)), e.llvm)
+    return scale, p
+
+
+def _sigmoid(e, x):
+    limit = 80.0 if e.ty.element.bitwidth == 32 else 700.0  # beyond it 1 + exp(-x) rounds to 1, or 1/(1 + exp(-x)) is < 2e-35
+    x = e.at_most(e.at_least(e.builder.fneg(x), e.constant(-limit)), e.constant(limit))
+    scale, p = _split_exponential(e, x)
+    return e.reciprocal(e.fma(scale, p, e.builder.fadd(scale, e.constant(1.0))))
+
+
+def _tanh(e, x):
+    limit = 20.0 if e.ty.element.bitwidth == 32 else 44.0  # tanh(limit / 2) rounds to 1
+    x = e.at_most(e.at_least(e.builder.fadd(x, x), e.constant(-limit)), e.constant(limit))
+    scale, p = _split_exponential(e, x)
+    below = e.fma(scale, p, e.builder.fsub(scale, e.constant(1.0)))  # exp(2x) - 1 without cancellation near 0
+    return e.builder.fmul(below, e.reciprocal(e.builder.fadd(below, e.constant(2.0))))
+
+
+def _clip(e, x, bound):
+    return e.at_most(e.at_least(x, e.builder.fneg(bound)), bound)
+
+
+def _clip_gradient(e, x, bound, gradient):
+    outside = e.builder.or_(
+        e.builder.fcmp_ordered("<", x, e.builder.fneg(bound)), e.builder.fcmp_ordered(">", x, bound)
+    )
+    return e.builder.select(outside, e.constant(0.0), gradient)
+
+
+def _vectorise(function, emit):
+    """Makes compiled code call `emit` for `function` wherever an argument is a Vector; scalars are broadcast."""
+
+    @infer_global(function)
+    class _Typing(AbstractTemplate):
+        def generic(self, args, kws):
+            vectors = [a for a in args if isinstance(a, Vector)]
+            return signature(vectors[0], *[vectors[0]] * len(args)) if vectors else None
+
+    def lower(context, builder, sig, args):
+        return emit(_Emitter(builder, sig.return_type), *args)
+
+    for count in (1, 2, 3):
+        lower_builtin(function, *[Vector] * count)(lower)
+
+
+for _function, _emit in (
+    (functions.sigmoid, _sigmoid),
+    (functions.tanh, _tanh),
+    (functions.clip, _clip),
+    (functions.clip_gradient, _clip_gradient),
+):
+    _vectorise(_function, _emit)
+
+
+# ---------------------------------------------------------------- copying and waiting
+
+
+@intrinsic
+def copy_bytes(typing_context, destination, origin, count):
+    """Copies `count` bytes; the two must not overlap."""
+
+    def codegen(context, builder, sig, args):
+        cgutils.raw_memcpy(builder, _pointer(builder, args[0]), _pointer(builder, args[1]), args[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic
+def zero_bytes(typing_context, destination, count):
+    """Sets `count` bytes to zero."""
+
+    def codegen(context, builder, sig, args):
+        cgutils.memset(builder, _pointer(builder, args[0]), args[1], 0)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), codegen
+
+
+@intrinsic
+def poke(typing_context, address, value):
+    """Writes the int64 `value` to `address`, visible to other threads after everything written before it."""
+
+    def codegen(context, builder, sig, args):
+        builder.store_atomic(args[1], _pointer(builder, args[0]), ordering="release", align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.int64), codegen
+
+
+@intrinsic
+def watch(typing_context, address):
+    """The int64 at `address` as another thread last wrote it; what that thread wrote before is visible afterwards."""
+
+    def codegen(context, builder, sig, args):
+        return builder.load_atomic(_pointer(builder, args[0]), ordering="acquire", align=8, typ=I64)
+
+    return types.int64(types.intp), codegen
+
+
+@intrinsic
+def add_atomic(typing_context, address, value):
+    """Adds to the int64 at `address` and returns what it was before; orders memory both ways."""
+
+    def codegen(context, builder, sig, args):
+        return builder.atomic_rmw("add", _pointer(builder, args[0]), args[1], ordering="acq_rel")
+
+    return types.int64(types.intp, types.int64), codegen
+
+
+@intrinsic
+def pause(typing_context):
+    """Tells the core that this is a spin loop, where the instruction set has a way to."""
+
+    def codegen(context, builder, sig, args):
+        if host.is_x86():
+            function = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def call(typing_context, function, argument):
+    """Calls the C function at address `function` with one int64 argument."""
+
+    def codegen(context, builder, sig, args):
+        target = ir.FunctionType(ir.VoidType(), [I64]).as_pointer()
+        builder.call(builder.inttoptr(args[0], target), [args[1]])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), codegen

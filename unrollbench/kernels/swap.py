@@ -1,0 +1,54 @@
+"""swap_memory on the CPU: saved activations live in an unlinked memory-mapped file and leave resident memory.
+
+The file has no name, so nothing is left behind however the process ends. It must lie on a disk: a file in a memory file
+system would swap nothing.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from typing import Any
+
+from numba import njit, types
+
+from unrollbench.kernels.layout import LayerLayout
+from unrollbench.kernels.products import OPTIONS
+from unrollbench.kernels.simd import peek
+
+DISK_DIRECTORY = "/var/tmp"
+"""Kept across reboots by the file hierarchy standard, so on a disk; TMPDIR overrides it."""
+MADV_DONTNEED = 4
+"""Linux: drops the mapping's pages from the process; a shared file mapping keeps their content in the file."""
+
+_madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.uintp, types.int32))
+
+
+def backing(size_bytes: int) -> mmap.mmap:
+    """A zeroed mapping of an unlinked file of that size. Raises OSError where no file can be made."""
+    directory = os.environ.get("TMPDIR") or (DISK_DIRECTORY if os.path.isdir(DISK_DIRECTORY) else None)
+    with tempfile.TemporaryFile(prefix="unrollbench-swap-", dir=directory) as file:
+        file.truncate(size_bytes)
+        return mmap.mmap(file.fileno(), size_bytes)
+
+
+def release(layout: LayerLayout) -> Any:
+    """`release(f, start, stop)`: thread 0 drops the saved activations of steps start..stop from resident memory."""
+    page = mmap.PAGESIZE
+    saved = [(layout.fields[name], a.row_bytes) for name, a in layout.arrays.items() if a.slots == "time"]
+    saved += [(layout.fields[f"gates_{s.index}"], s.row_bytes) for s in layout.stages]
+    buffers, batch, f_thread = tuple(saved), layout.batch, layout.fields["thread"]
+
+    @njit(**OPTIONS)
+    def run(f, start, stop):
+        if peek(f + f_thread) == 0:
+            for i in range(len(buffers)):
+                field, row_bytes = buffers[i]
+                slot = batch * row_bytes
+                first = (peek(f + field) + start * slot + page - 1) // page * page
+                last = (peek(f + field) + stop * slot) // page * page
+                if last > first:
+                    _madvise(first, last - first, MADV_DONTNEED)
+
+    return run

@@ -1,0 +1,133 @@
+"""A team of threads that runs one compiled function side by side, and the barrier that they share.
+
+Threads wait by spinning, since a step takes microseconds; after a while they yield the core, then sleep.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit, types
+
+from unrollbench.kernels.simd import add_atomic, call, pause, poke, watch
+
+SPINS_BEFORE_YIELD = 4_000
+"""About 100 microseconds of `pause`: longer than a step's imbalance, shorter than a scheduler's time slice."""
+YIELDS_BEFORE_SLEEP = 2_000
+GENERATION, FINISHED, FUNCTION, FRAMES, STRIDE, FIELDS = 0, 64, 128, 136, 144, 192
+"""Byte offsets in a team's control block; what threads spin on has a cache line of its own."""
+
+_C_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_int64)
+_sched_yield = types.ExternalFunction("sched_yield", types.int32())
+_usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
+
+
+@njit(error_model="numpy", nogil=True, no_cpython_wrapper=True)
+def relax(spins):
+    """One turn of a spin loop."""
+    pause()
+    if spins > SPINS_BEFORE_YIELD:
+        _sched_yield()
+
+
+@njit(error_model="numpy", nogil=True, no_cpython_wrapper=True)
+def barrier(counter, threads):
+    """Returns when all `threads` have called it; `counter` is the address of an int64 that only barriers touch."""
+    if threads > 1:
+        target = (add_atomic(counter, 1) // threads + 1) * threads
+        spins = 0
+        while watch(counter) < target:
+            relax(spins)
+            spins += 1
+
+
+@cache
+def _compiled():
+    """(serve, launch): what a team's threads run and what its owner calls; compiled when a team is first made."""
+
+    @njit(types.void(types.intp, types.intp), error_model="numpy", nogil=True)
+    def serve(control, thread):
+        seen = 0
+        while True:
+            spins = 0
+            while watch(control + GENERATION) == seen:
+                relax(spins)
+                spins += 1
+                if spins > SPINS_BEFORE_YIELD + YIELDS_BEFORE_SLEEP:
+                    _usleep(100)
+            seen = watch(control + GENERATION)
+            function = watch(control + FUNCTION)
+            if function == 0:
+                return
+            call(function, watch(control + FRAMES) + thread * watch(control + STRIDE))
+            add_atomic(control + FINISHED, 1)
+
+    @njit(types.void(types.intp, types.intp, types.intp, types.intp, types.intp), error_model="numpy", nogil=True)
+    def launch(control, function, frames, stride, others):
+        poke(control + FINISHED, 0)
+        poke(control + FUNCTION, function)
+        poke(control + FRAMES, frames)
+        poke(control + STRIDE, stride)
+        add_atomic(control + GENERATION, 1)
+        call(function, frames)
+        spins = 0
+        while watch(control + FINISHED) < others:
+            relax(spins)
+            spins += 1
+
+    return serve, launch
+
+
+def _serve(control: npt.NDArray[np.int64], thread: int, cpu: int | None) -> None:
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
+    _compiled()[0](control.ctypes.data, thread)
+
+
+def _stop(control: npt.NDArray[np.int64], members: list[threading.Thread]) -> None:
+    control[FUNCTION // 8] = 0
+    control[GENERATION // 8] += 1
+    for member in members:
+        member.join()
+
+
+class Team:
+    """`size` threads, the caller's among them; the others are pinned to a processor each while they live.
+
+    `close` (or garbage collection, or the end of the process) ends them.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._control = np.zeros(FIELDS // 8, np.int64)
+        self._members: list[threading.Thread] = []
+        if size > 1:
+            _compiled()
+            cpus = _processors(size)
+            for thread in range(1, size):
+                member = threading.Thread(target=_serve, args=(self._control, thread, cpus[thread]), daemon=True)
+                member.start()
+                self._members.append(member)
+        self.close = weakref.finalize(self, _stop, self._control, self._members)
+
+    def run(self, function: int, frames: npt.NDArray[np.int64]) -> None:
+        """Calls the C function at address `function` once per thread, with the address of that thread's row of `frames`."""
+        if self.size == 1:
+            _C_FUNCTION(function)(frames.ctypes.data)
+        else:
+            launch = _compiled()[1]
+            launch(self._control.ctypes.data, function, frames.ctypes.data, frames.strides[0], self.size - 1)
+
+
+def _processors(size: int) -> list[int | None]:
+    """A processor for each thread, where the system lets one choose and has enough; otherwise None."""
+    if not hasattr(os, "sched_getaffinity"):
+        return [None] * size
+    allowed = sorted(os.sched_getaffinity(0))
+    return list(allowed[:size]) if len(allowed) >= size else [None] * size
