@@ -42,6 +42,11 @@ class ForkServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def pid(self) -> int | None:
+        """The server's process, if it has one now."""
+        return None if self._server is None else self._server.pid
+
     def measure(self, request: Request) -> Measurement:
         """What came of the request, whatever happened to its process. Raises RunError if no server can be started."""
         end = ""
@@ -78,6 +83,10 @@ class _Server:
         )
         if self._read() is None:
             raise RunError(f"the fork server does not start: {self.end()}")
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def ask(self, request: Request) -> dict[str, Any] | None:
         """The reply, or None if the server died."""

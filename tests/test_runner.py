@@ -1,0 +1,171 @@
+"""A run survives its cases, Ctrl-C and kill -9; no finished case is measured twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.fake_backend import SMALL
+from unrollbench import runner
+from unrollbench.case import Case
+from unrollbench.errors import RunError
+from unrollbench.plan import Plan
+from unrollbench.records import Environment
+from unrollbench.runner import Progress, execute, remaining_s
+from unrollbench.store import Store
+from unrollbench.suite import Suite
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "ALWAYS", ("tests.fake_backend:register",))
+
+
+def planned(*cases: Case, repeats: int = 1) -> Plan:
+    suite = Suite(
+        name="fakes",
+        title="Fakes",
+        question="?",
+        description="",
+        groups=(),
+        repeats=repeats,
+        min_samples=2,
+        min_time_s=0.01,
+        timeout_s=30.0,
+        source="# text",
+    )
+    return Plan(suite, cases)
+
+
+def variants(backend: str, count: int) -> tuple[Case, ...]:
+    return tuple(replace(SMALL, backend=backend, seed=seed) for seed in range(count))
+
+
+def test_every_case_is_stored_whatever_happens_to_it(tmp_path: Path) -> None:
+    names = ("fake", "fake_wrong", "fake_segfault", "fake_picky", "fake_large", "fake")
+    cases = tuple(replace(SMALL, backend=name, seed=seed) for seed, name in enumerate(names))
+    with Store(tmp_path / "runs.sqlite") as store:
+        run = execute(planned(*cases), store)
+        assert [m.status for m in run.measurements] == ["ok", "failed", "crashed", "skipped", "out_of_memory", "ok"]
+        assert tuple(m.case for m in run.measurements) == cases
+        assert (run.suite, run.suite_source, run.planned) == ("fakes", "# text", 6)
+        assert run.finished_at is not None
+        assert store.run() == run
+
+
+def test_repeats_are_whole_rounds_in_fresh_servers(tmp_path: Path) -> None:
+    cases = variants("fake", 2)
+    with Store(tmp_path / "runs.sqlite") as store:
+        run = execute(planned(*cases, repeats=2), store)
+    assert [(m.case.seed, m.repeat) for m in run.measurements] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+
+
+def test_progress_is_told_before_the_first_case_and_after_each(tmp_path: Path) -> None:
+    heard: list[Progress] = []
+    cases = variants("fake", 2)
+    with Store(tmp_path / "runs.sqlite") as store:
+        execute(planned(*cases), store, on_progress=heard.append)
+    assert [(p.done, p.total, p.case) for p in heard] == [(0, 2, cases[0]), (1, 2, cases[1]), (2, 2, None)]
+    assert heard[0].measurement is None
+    assert heard[1].measurement is not None
+    assert heard[1].measurement.case == cases[0]
+    assert heard[-1].remaining_s == 0
+
+
+def test_a_run_that_is_interrupted_keeps_what_is_finished_and_goes_on(tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.done == 2:
+            raise KeyboardInterrupt
+
+    plan = planned(*variants("fake", 4))
+    with Store(tmp_path / "runs.sqlite") as store:
+        with pytest.raises(KeyboardInterrupt):
+            execute(plan, store, on_progress=interrupt)
+        half = store.run()
+        assert (len(half.measurements), half.finished_at) == (2, None)
+        whole = execute(plan, store, resume=half.id)
+        assert whole.measurements[:2] == half.measurements
+        assert (len(whole.measurements), len(store.runs())) == (4, 1)
+        assert whole.finished_at is not None
+
+
+def test_a_runner_killed_with_its_worker_at_work_loses_nothing_finished(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    script = (
+        "from pathlib import Path; from tests import test_runner as t; from unrollbench import runner\n"
+        "runner.ALWAYS = ('tests.fake_backend:register',)\n"
+        f"t.execute(t.planned(*t.variants('fake_slow', 4)), t.Store({str(path)!r}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    wait_for_measurements(path, 1, process)
+    server = only_child(process.pid)
+    process.kill()
+    process.wait()
+    wait_until_gone(server)
+    with Store(path) as store:
+        half = store.run()
+        assert 1 <= len(half.measurements) < 4
+        whole = execute(planned(), store, resume=half.id)
+    assert whole.measurements[: len(half.measurements)] == half.measurements
+    assert [(m.case.seed, m.status) for m in whole.measurements] == [(seed, "ok") for seed in range(4)]
+
+
+def test_a_run_of_another_machine_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned(*variants("fake", 1))
+    with Store(tmp_path / "runs.sqlite") as store:
+        run = execute(plan, store)
+        other = Environment("other", {**run.environment.facts, "cpu_model": "another"})
+        monkeypatch.setattr(runner, "environment", lambda: other)
+        with pytest.raises(RunError, match="cpu_model: .* then, another now"):
+            execute(plan, store, resume=run.id)
+
+
+def test_a_complete_run_has_nothing_to_resume(tmp_path: Path) -> None:
+    plan = planned(*variants("fake", 1))
+    with Store(tmp_path / "runs.sqlite") as store:
+        run = execute(plan, store)
+        again = execute(plan, store, resume=run.id)
+    assert again.measurements == run.measurements
+
+
+def test_time_left_follows_the_estimate_first_and_experience_later() -> None:
+    assert remaining_s([1.0] * 10, 0, 0.0) == 10.0
+    assert remaining_s([1.0] * 10, 5, 5.0) == pytest.approx(5.0)
+    assert remaining_s([1.0] * 10, 9, 18.0) == pytest.approx(1.9)
+    assert remaining_s([1.0] * 10, 10, 20.0) == 0.0
+
+
+def wait_for_measurements(path: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
+        if path.exists() and path.stat().st_size:
+            with Store(path) as store:
+                if store.runs() and len(store.run().measurements) >= count:
+                    return
+        time.sleep(0.02)
+    raise AssertionError("the runner ended by itself")
+
+
+def only_child(pid: int) -> int:
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
+
+
+def wait_until_gone(pid: int) -> None:
+    while True:
+        try:
+            os.kill(pid, 0)
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (ProcessLookupError, FileNotFoundError):
+            return
+        if state == "Z":
+            return
+        time.sleep(0.01)
