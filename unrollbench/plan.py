@@ -11,7 +11,7 @@ from itertools import zip_longest
 from unrollbench import cost
 from unrollbench.axes import show
 from unrollbench.case import Case, CellOptions
-from unrollbench.errors import SuiteError
+from unrollbench.errors import NothingLeft, SuiteError
 from unrollbench.filters import parse as parse_filters
 from unrollbench.suite import Group, Suite
 
@@ -47,14 +47,14 @@ class Estimate:
 
 
 def make(suite: Suite, *, filters: Sequence[str] = ()) -> Plan:
-    """The suite's cases that match every filter. Raises SuiteError if a filter cannot be read or no case is left."""
+    """The suite's cases that match every filter. Raises SuiteError if a filter cannot be read, NothingLeft if no case fits."""
     wanted = parse_filters(filters)
     cases = tuple(dict.fromkeys(case for group in suite.groups for case in group.cases))
     kept = tuple(case for case in cases if all(one.matches(case, label(case)) for one in wanted))
     if not kept:
         options = " ".join(f'--filter "{text}"' for text in filters)
         first = label(cases[0])
-        raise SuiteError([f"{options}: fits none of the {len(cases)} cases of {suite.name}; the first is: {first}"])
+        raise NothingLeft([f"{options}: fits none of the {len(cases)} cases of {suite.name}; the first is: {first}"])
     return Plan(suite, kept)
 
 
@@ -74,7 +74,7 @@ def fit(plan: Plan, budget_s: float) -> Plan:
     """The plan cut to what may be expected to take at most `budget_s`.
 
     Cases that are held against each other stay together or go together. Each group's cheapest such set is taken first,
-    then each group's next, as far as they fit. Raises SuiteError if nothing fits.
+    then each group's next, as far as they fit. Raises NothingLeft if nothing fits.
     """
     sets = [sorted(_sets(plan, group), key=lambda one: one.seconds) for group in plan.suite.groups]
     rest_s = budget_s
@@ -87,7 +87,7 @@ def fit(plan: Plan, budget_s: float) -> Plan:
                 kept.update(one.cases)
     if not kept:
         least_s = min(one.seconds for of_group in sets for one in of_group)
-        raise SuiteError([f"--budget: the cheapest cases that belong together take about {least_s:.0f} s"])
+        raise NothingLeft([f"--budget: the cheapest cases that belong together take about {least_s:.0f} s"])
     left_out = (_left_out(group.name, of_group, kept) for group, of_group in zip(plan.suite.groups, sets, strict=True))
     return replace(plan, cases=tuple(c for c in plan.cases if c in kept), left_out=tuple(filter(None, left_out)))
 

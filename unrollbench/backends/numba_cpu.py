@@ -168,9 +168,7 @@ class NetworkProgram:
         """The drivers' text, the machine code's size, and the program as a dataflow graph."""
         drawn = graph.draw(self.network.schedule)
         source = "\n".join(self.network.texts.values())
-        sizes = [entry.code_bytes() for entry in self.network.entries.values()]
-        known = [size for size in sizes if size is not None]
-        return Listing(source, drawn.nodes_count, sum(known) if len(known) == len(sizes) else None, drawn.dot())
+        return Listing(source, drawn.nodes_count, self.network.code_bytes, drawn.dot())
 
     def memory(self) -> Memory:
         """Bytes of the program's own buffers."""

@@ -1,4 +1,4 @@
-"""PyTorch on the CPU: a cell loop, eager or under `torch.compile`, the `scan` operator, and `torch.nn`'s fused layers."""
+"""PyTorch on the CPU: a cell loop, eager or under `torch.compile`, the `scan` operator, `torch.nn`'s fused layers."""
 
 from __future__ import annotations
 
@@ -112,22 +112,27 @@ class TorchProgram:
     def compile(self, phases: Phases) -> None:
         """Compiles the network, forward and backward, by calling it once, which is the only way."""
         self._network = torch.compile(self._network, backend=self._compiler, fullgraph=True, dynamic=False)
-        with _cold_caches(self._case), self._compiler.collecting(), phases("first_call"):
-            self.run()
-        phases["compile"] = self._compiler.seconds
-        phases["first_call"] -= self._compiler.seconds
+        with _cold_caches(self._case), self._compiler.collecting():
+            with phases("trace"):
+                results = self._forward()
+            phases["compile"] = self._compiler.seconds
+            phases["trace"] -= self._compiler.seconds
+            if self._case.mode == "train":
+                with phases("compile_backward"):
+                    self._gradients(*results)
 
     def run(self) -> None:
+        results = self._forward()
+        self._results = results if self._case.mode == "forward" else (*results, self._gradients(*results))
+
+    def _forward(self) -> tuple[Value, Any]:
         leaves = self._leaves
-        if self._case.mode == "forward":
-            with torch.no_grad():
-                self._results = self._network(leaves["weights"], leaves["inputs"], leaves["state"], self._lengths)
-            return
-        outputs, state = self._network(leaves["weights"], leaves["inputs"], leaves["state"], self._lengths)
-        gradients = torch.autograd.grad(
-            [outputs, *tree_leaves(state)], self._wanted, self._cotangents, allow_unused=True, materialize_grads=True
-        )
-        self._results = outputs, state, gradients
+        with torch.set_grad_enabled(self._case.mode == "train"):
+            return self._network(leaves["weights"], leaves["inputs"], leaves["state"], self._lengths)
+
+    def _gradients(self, outputs: Value, state: Any) -> Any:
+        results = [outputs, *tree_leaves(state)]
+        return torch.autograd.grad(results, self._wanted, self._cotangents, allow_unused=True, materialize_grads=True)
 
     def synchronize(self) -> None:
         """Nothing to wait for: torch's CPU operators have finished when they return."""
@@ -199,7 +204,7 @@ class _Compiler:
 
 @contextmanager
 def _cold_caches(case: Case) -> Iterator[None]:
-    """Inductor with an empty cache folder that is gone afterwards, and a compiler process for each of the case's threads."""
+    """Inductor with an empty cache folder that is gone afterwards, and a compiler process for each thread of the case."""
     import torch._inductor.config as config
     from torch._inductor.utils import fresh_inductor_cache
 

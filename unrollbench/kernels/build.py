@@ -1,43 +1,65 @@
-"""Compiles a network's drivers to machine code and says what the build cost: typing, LLVM, bytes of code."""
+"""Compiles kernels to machine code and says what the build cost: typing, LLVM, bytes of code."""
 
 from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.core import event
 from numba.core.ccallback import CFunc
+from numba.extending import intrinsic
+
+from unrollbench.kernels.source import define
 
 LOWERING = ("native_lowering", "nopython_backend", "native_parfor_lowering")
 """Numba passes that produce machine code; all others turn bytecode into typed Numba IR."""
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """A C function void(int64) at `address`; the object keeps its machine code alive."""
+class Kernel:
+    """A compiled C function void(int64, ...), callable from other kernels through `call`.
 
-    name: str
-    function: CFunc
+    Kernels call each other by address and are never linked into one another: each is optimised once, however often it is
+    called, so a program of a thousand steps builds in the time of one step and a thousand call instructions.
+    """
+
+    def __init__(self, name: str, function: Callable[..., None], arguments: int, uses: Iterable[Kernel] = ()) -> None:
+        self.name, self.uses = name, tuple(uses)
+        self._compiled = CFunc(function, ((types.intp,) * arguments, types.void), {}, {"error_model": "numpy"})
+        self._compiled.compile()
+        self.call = _call_by_address(self.address, arguments)
 
     @property
     def address(self) -> int:
-        return int(self.function.address)
+        return int(self._compiled.address)
 
+    @property
     def code_bytes(self) -> int | None:
-        """Bytes of executable code, everything that it calls included; None where the object format is not ELF."""
-        return _text_bytes(self.function._library._get_compiled_object())
+        """Bytes of this kernel's machine code, callees not included; None where the object format is not ELF."""
+        return _executable_bytes(self._compiled._library._get_compiled_object())
+
+    def reachable(self) -> set[Kernel]:
+        """This kernel and all that it calls, directly or not."""
+        return {self}.union(*(kernel.reachable() for kernel in self.uses))
 
 
-def compile_driver(name: str, driver: Callable[[int], None]) -> Compiled:
-    """The driver and all that it calls, as machine code that any thread may run without the interpreter's lock."""
-    function = CFunc(driver, ((types.intp,), types.void), {}, {"error_model": "numpy"})
-    function.compile()
-    return Compiled(name, function)
+def _call_by_address(address: int, arguments: int) -> Any:
+    """An intrinsic with that many integer arguments that calls the C function at `address`."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        word = ir.IntType(64)
+        target = ir.FunctionType(ir.VoidType(), [word] * arguments).as_pointer()
+        builder.call(builder.inttoptr(ir.Constant(word, address), target), args)
+        return context.get_dummy_value()
+
+    names = ", ".join(f"a{index}" for index in range(arguments))
+    text = f"def call(typing_context, {names}):\n    return signature, codegen\n"
+    typed = types.void(*[types.intp] * arguments)
+    return intrinsic(define(text, "call", {"signature": typed, "codegen": codegen}))
 
 
 class Phases:
@@ -81,7 +103,7 @@ class _PassListener(event.Listener):
         self._open.pop().__exit__(None, None, None)
 
 
-def _text_bytes(elf: bytes) -> int | None:
+def _executable_bytes(elf: bytes) -> int | None:
     """Total size of the executable sections of a 64-bit little-endian ELF object."""
     if elf[:6] != b"\x7fELF\x02\x01":
         return None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from numba import njit
 
 from unrollbench.kernels import edges, forward, gradient, products, simd, source, threads
+from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.products import OPTIONS
 
@@ -18,7 +20,7 @@ def x_row_bytes(layouts: tuple[LayerLayout, ...], index: int) -> int:
     return layouts[index - 1].arrays["h"].row_bytes
 
 
-def forward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Any]:
+def forward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Kernel]:
     """begin, project, step and, below the top of a forward-only stack, carry."""
     layout = layouts[index]
     x_row, x_by_time = x_row_bytes(layouts, index), index == 0 or layout.train
@@ -29,7 +31,7 @@ def forward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, A
     return kernels
 
 
-def backward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Any]:
+def backward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Kernel]:
     """begin_backward, back_step, d_inputs and d_weights."""
     layout = layouts[index]
     x_row = x_row_bytes(layouts, index)
@@ -42,19 +44,13 @@ def backward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, 
     }
 
 
-def _together(functions: list[Any]) -> Any:
-    """One function (f, t, slot, n) that calls all of them."""
-    first, *others = functions
-    if not others:
-        return first
-    rest = _together(others)
-
-    @njit(**OPTIONS)
-    def run(f, t, slot, n):
-        first(f, t, slot, n)
-        rest(f, t, slot, n)
-
-    return run
+def _together(kernels: list[Kernel]) -> Kernel:
+    """One kernel (f, t, slot, n) that calls all of them."""
+    if len(kernels) == 1:
+        return kernels[0]
+    lines = [f"kernel_{index}(f, t, slot, n)" for index in range(len(kernels))]
+    namespace = {f"kernel_{index}": kernel.call for index, kernel in enumerate(kernels)}
+    return Kernel("together", source.define(source.function("together", "f, t, slot, n", lines), "together", namespace), 4, kernels)
 
 
 def _namespace(layout: LayerLayout) -> dict[str, Any]:
@@ -68,8 +64,9 @@ def _namespace(layout: LayerLayout) -> dict[str, Any]:
     return {"load": load, "store": store, "zero": zero, "peek": simd.peek, "barrier": barrier}
 
 
-def _row_sizes(layout: LayerLayout) -> list[int]:
-    return [size for size in (layout.rows.big, layout.rows.big - 1) if size]
+def _sizes(big: int) -> list[int]:
+    """The two sizes of a partition's groups, without zero."""
+    return [size for size in (big, big - 1) if size]
 
 
 def _tile_offsets(layout: LayerLayout, s: StageLayout, blocks: int) -> tuple[int, ...]:
@@ -77,27 +74,32 @@ def _tile_offsets(layout: LayerLayout, s: StageLayout, blocks: int) -> tuple[int
     return tuple(b * layout.width + g * s.gate_bytes for b in range(blocks) for g in range(len(s.stage.gates)))
 
 
-def _forward_step(layout: LayerLayout) -> Any:
-    namespace = _namespace(layout)
+def _forward_step(layout: LayerLayout) -> Kernel:
+    namespace, uses = _namespace(layout), []
     for s in layout.stages:
-        for rows in _row_sizes(layout):
-            for blocks in (s.groups.big, s.groups.big - 1):
-                offsets = _tile_offsets(layout, s, blocks)
-                namespace[f"tile_{s.index}_{rows}x{blocks}"] = simd.tile(layout.dtype, rows, offsets) if blocks else None
+        for rows in _sizes(layout.rows.big):
+            for blocks in _sizes(s.groups.big):
+                namespace[f"tile_{s.index}_{rows}x{blocks}"] = simd.tile(layout.dtype, rows, _tile_offsets(layout, s, blocks))
         namespace[f"forward_{s.index}"] = njit(s.stage.forward, forceinline=True, **OPTIONS)
-        equations = source.define(forward.equations(layout, s), f"equations_{s.index}", namespace)
-        namespace[f"equations_{s.index}"] = njit(equations, **OPTIONS)
-    return njit(source.define(forward.step(layout), "step", namespace), **OPTIONS)
+        uses.append(_kernel(f"equations_{s.index}", forward.equations(layout, s), namespace))
+        namespace[f"equations_{s.index}"] = uses[-1].call
+    return _kernel("step", forward.step(layout), namespace, uses)
 
 
-def _backward_step(layout: LayerLayout) -> Any:
-    namespace = _namespace(layout)
+def _backward_step(layout: LayerLayout) -> Kernel:
+    namespace, uses = _namespace(layout), []
     for s in layout.stages:
-        for rows in _row_sizes(layout):
-            for blocks in (s.operand_groups.big, s.operand_groups.big - 1):
+        for rows in _sizes(layout.rows.big):
+            for blocks in _sizes(s.operand_groups.big):
                 offsets = tuple(b * layout.width for b in range(blocks))
-                namespace[f"tile_T{s.index}_{rows}x{blocks}"] = simd.tile(layout.dtype, rows, offsets) if blocks else None
+                namespace[f"tile_T{s.index}_{rows}x{blocks}"] = simd.tile(layout.dtype, rows, offsets)
         namespace[f"backward_{s.index}"] = njit(s.stage.backward, forceinline=True, **OPTIONS)
-        gradients = source.define(gradient.gradients(layout, s), f"gradients_{s.index}", namespace)
-        namespace[f"gradients_{s.index}"] = njit(gradients, **OPTIONS)
-    return njit(source.define(gradient.step(layout), "step", namespace), **OPTIONS)
+        uses.append(_kernel(f"gradients_{s.index}", gradient.gradients(layout, s), namespace))
+        namespace[f"gradients_{s.index}"] = uses[-1].call
+    return _kernel("step", gradient.step(layout), namespace, uses)
+
+
+def _kernel(name: str, text: str, namespace: dict[str, Any], uses: Sequence[Kernel] = ()) -> Kernel:
+    """The function `name` of the text, compiled."""
+    function = source.define(text, name, namespace)
+    return Kernel(name, function, function.__code__.co_argcount, uses)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from numba import njit
 from unrollbench import cells
 from unrollbench.cells import LayerSpec
 from unrollbench.kernels import cpu, edges, simd, source, specialize, swap, threads
-from unrollbench.kernels.build import Compiled, Phases, compile_driver
+from unrollbench.kernels.build import Kernel, Phases
 from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.products import OPTIONS
 from unrollbench.schedule import Schedule
@@ -41,11 +40,18 @@ class Network:
     schedule: Schedule
     layouts: tuple[LayerLayout, ...]
     texts: dict[str, str]
-    entries: dict[str, Compiled]
+    entries: dict[str, Kernel]
 
     @property
     def fields_per_layer(self) -> int:
         return _fields_per_layer(self.layouts)
+
+    @property
+    def code_bytes(self) -> int | None:
+        """Bytes of all machine code that a run can reach."""
+        kernels = set().union(*(entry.reachable() for entry in self.entries.values()))
+        sizes = [kernel.code_bytes for kernel in kernels]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
 
     @property
     def pads_gradients(self) -> bool:
@@ -80,13 +86,13 @@ def compile_network(spec: NetworkSpec, schedule: Schedule, phases: Phases) -> Ne
         )
         texts = specialize.forward(schedule, shape)
         texts |= specialize.backward(schedule, shape) if spec.train else {}
-    with phases.measure("codegen"):
-        namespace = _namespace(spec, schedule, planned)
-        drivers: dict[str, Callable[[int], None]] = {
-            name: source.define(text, name, namespace) for name, text in texts.items()
-        }
     with phases.compiling():
-        entries = {name: compile_driver(name, driver) for name, driver in drivers.items()}
+        kernels = _kernels(spec, planned)
+        namespace = {name: kernel.call for name, kernel in kernels.items()}
+        namespace |= {"peek": simd.peek, "barrier": _barrier(planned[0], spec.threads)}
+        entries = {
+            name: Kernel(name, source.define(text, name, namespace), 1, kernels.values()) for name, text in texts.items()
+        }
     return Network(spec, schedule, planned, texts, entries)
 
 
@@ -99,31 +105,35 @@ def _pads_gradients(planned: tuple[LayerLayout, ...]) -> bool:
     return planned[-1].padded(size) != size
 
 
-def _namespace(spec: NetworkSpec, schedule: Schedule, planned: tuple[LayerLayout, ...]) -> dict[str, Any]:
-    """Every function that a driver's text may call."""
-    bottom, top = planned[0], planned[-1]
-    counter, members = bottom.fields["counter"], spec.threads
+def _barrier(layout: LayerLayout, members: int) -> Any:
+    counter = layout.fields["counter"]
 
     @njit(**OPTIONS)
     def barrier(f):
         threads.barrier(simd.peek(f + counter), members)
 
-    names = {"peek": simd.peek, "barrier": barrier, "zero_outputs": edges.zero_outputs(top)}
+    return barrier
+
+
+def _kernels(spec: NetworkSpec, planned: tuple[LayerLayout, ...]) -> dict[str, Kernel]:
+    """Every kernel that a driver's text may call, by name; those of a layer end in its number."""
+    bottom, top = planned[0], planned[-1]
+    kernels = {"zero_outputs": edges.zero_outputs(top)}
     if not spec.time_major:
-        names["inputs_to_time_major"] = edges.inputs_to_time_major(bottom)
-        names["outputs_to_batch_major"] = edges.outputs_to_batch_major(top)
+        kernels["inputs_to_time_major"] = edges.inputs_to_time_major(bottom)
+        kernels["outputs_to_batch_major"] = edges.outputs_to_batch_major(top)
     if spec.train:
-        names["clear_gradients"] = edges.clear_gradients(bottom)
-        names["zero_input_gradients"] = edges.zero_input_gradients(bottom)
+        kernels["clear_gradients"] = edges.clear_gradients(bottom)
+        kernels["zero_input_gradients"] = edges.zero_input_gradients(bottom)
         if not spec.time_major:
-            names["gradients_to_time_major"] = edges.gradients_to_time_major(top)
-            names["gradients_to_batch_major"] = edges.gradients_to_batch_major(bottom)
+            kernels["gradients_to_time_major"] = edges.gradients_to_time_major(top)
+            kernels["gradients_to_batch_major"] = edges.gradients_to_batch_major(bottom)
         elif _pads_gradients(planned):
-            names["pad_gradients"] = edges.pad_gradients(top)
+            kernels["pad_gradients"] = edges.pad_gradients(top)
     for index, layout in enumerate(planned):
-        kernels = cpu.forward_kernels(planned, index)
-        kernels |= cpu.backward_kernels(planned, index) if spec.train else {}
+        of_layer = cpu.forward_kernels(planned, index)
+        of_layer |= cpu.backward_kernels(planned, index) if spec.train else {}
         if spec.swap_memory:
-            kernels["release"] = swap.release(layout)
-        names |= {f"{name}_{index}": kernel for name, kernel in kernels.items()}
-    return names
+            of_layer["release"] = swap.release(layout)
+        kernels |= {f"{name}_{index}": kernel for name, kernel in of_layer.items()}
+    return kernels

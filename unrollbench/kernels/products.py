@@ -12,16 +12,18 @@ from numba import njit
 
 from unrollbench.case import DTYPES
 from unrollbench.kernels import host, simd
+from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.simd import peek
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cpython_wrapper": True}
+"""For small functions that kernels inline: a division cannot raise; no fast-math, so NaN and infinities keep their meaning."""
 ROW_TILE = 6
 """Rows of a register tile: 6 rows x 4 columns, 4 weights and a broadcast fill the 32 registers of AVX-512 and NEON."""
 
 
 @cache
-def multiply(dtype: str) -> Any:
+def multiply(dtype: str) -> Kernel:
     """out[r, c] = start[r, c] + sum over k of a[r, k] * w[c, k], for any numbers of rows and vector columns.
 
     Arguments: rows, columns, then as in `simd.tile`.
@@ -31,7 +33,6 @@ def multiply(dtype: str) -> Any:
     tile_6x4, tile_1x4 = simd.tile(dtype, ROW_TILE, near), simd.tile(dtype, 1, near)
     tile_6x1, tile_1x1 = simd.tile(dtype, ROW_TILE, (0,)), simd.tile(dtype, 1, (0,))
 
-    @njit(**OPTIONS)
     def product(rows, columns, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
         column = 0
         while column < columns:
@@ -52,10 +53,10 @@ def multiply(dtype: str) -> Any:
                 row, at, s, o = row + 1, at + a_row, s + start_row, o + out_row
             column += 4 if wide else 1
 
-    return product
+    return Kernel(f"multiply_{dtype}", product, 13)
 
 
-def project(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool) -> Any:
+def project(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool) -> Kernel:
     """`project(f, t, slot, n)`: gate buffers of n steps from t = x . W_x + bias, or the bias alone without an input.
 
     x_row: bytes of an input row; x_by_time: whether the input has a slot per time step, or one per step of the window.
@@ -65,9 +66,9 @@ def project(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool) ->
     columns, row_bytes, itemsize, width = s.columns, s.row_bytes, layout.itemsize, layout.width
     f_gates, f_w, f_bias, f_x, f_thread = fields[f"gates_{i}"], fields[f"W_x_{i}"], fields[f"bias_{i}"], fields["x"], fields["thread"]
     gates_by_time = layout.gate_slots == "time"
-    product = multiply(layout.dtype)
+    multiplier = multiply(layout.dtype)
+    product = multiplier.call
 
-    @njit(**OPTIONS)
     def run(f, t, slot, n):
         rows = n * batch
         first, last = share(rows, threads, peek(f + f_thread))
@@ -78,7 +79,7 @@ def project(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool) ->
             peek(f + f_bias), 0, gates, row_bytes,
         )  # fmt: skip
 
-    return run
+    return Kernel("project", run, 4, [multiplier])
 
 
 @njit(**OPTIONS)
@@ -88,7 +89,7 @@ def share(rows, threads, thread):
     return min(rows, thread * per_thread), min(rows, (thread + 1) * per_thread)
 
 
-def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Any:
+def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
     """`input_gradient(f, t, slot, n)`: d_x of n steps from t = sum over stages of d_pre . W_x^T."""
     fields, batch, threads, itemsize, width = layout.fields, layout.batch, layout.threads, layout.itemsize, layout.width
     columns = d_x_row // width
@@ -97,9 +98,9 @@ def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Any:
     f_w = tuple(fields[f"W_xT_{s.index}"] for s in stages)
     row_bytes = tuple(s.row_bytes for s in stages)
     f_d_x, f_zeros, f_thread = fields["d_x"], fields["zeros"], fields["thread"]
-    product = multiply(layout.dtype)
+    multiplier = multiply(layout.dtype)
+    product = multiplier.call
 
-    @njit(**OPTIONS)
     def run(f, t, slot, n):
         first, last = share(n * batch, threads, peek(f + f_thread))
         out = peek(f + f_d_x) + ((t if by_time else slot) * batch + first) * d_x_row
@@ -113,10 +114,10 @@ def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Any:
             )  # fmt: skip
             start, start_row = out, d_x_row
 
-    return run
+    return Kernel("d_inputs", run, 4, [multiplier])
 
 
-def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool) -> Any:
+def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool) -> Kernel:
     """`weight_gradient(f, t, slot, n)`: adds x^T . d_pre, operand^T . d_pre and the column sums of d_pre over n steps from t."""
     fields, i, batch, threads, itemsize, width = layout.fields, s.index, layout.batch, layout.threads, layout.itemsize, layout.width
     operand = layout.arrays[s.stage.operand]
@@ -127,9 +128,9 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: 
         fields[n] for n in ("x", s.stage.operand, f"gates_{i}", "one", "thread")
     )
     f_d_x, f_d_h, f_d_b = (fields[f"d_{n}_{i}"] for n in ("W_x", "W_h", "bias"))
-    product = multiply(layout.dtype)
+    multiplier = multiply(layout.dtype)
+    product = multiplier.call
 
-    @njit(**OPTIONS)
     def run(f, t, slot, n):
         groups = (columns + 3) // 4
         thread = peek(f + f_thread)
@@ -144,4 +145,4 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: 
         if has_bias:
             product(1, count, rows, peek(f + f_one), 0, 0, d_pre, width, row_bytes, d_b, row_bytes, d_b, row_bytes)
 
-    return run
+    return Kernel("d_weights", run, 4, [multiplier])

@@ -9,12 +9,11 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from typing import Any
 
-from numba import njit, types
+from numba import types
 
+from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import LayerLayout
-from unrollbench.kernels.products import OPTIONS
 from unrollbench.kernels.simd import peek
 
 DISK_DIRECTORY = "/var/tmp"
@@ -33,14 +32,13 @@ def backing(size_bytes: int) -> mmap.mmap:
         return mmap.mmap(file.fileno(), size_bytes)
 
 
-def release(layout: LayerLayout) -> Any:
+def release(layout: LayerLayout) -> Kernel:
     """`release(f, start, stop)`: thread 0 drops the saved activations of steps start..stop from resident memory."""
     page = mmap.PAGESIZE
     saved = [(layout.fields[name], a.row_bytes) for name, a in layout.arrays.items() if a.slots == "time"]
     saved += [(layout.fields[f"gates_{s.index}"], s.row_bytes) for s in layout.stages]
     buffers, batch, f_thread = tuple(saved), layout.batch, layout.fields["thread"]
 
-    @njit(**OPTIONS)
     def run(f, start, stop):
         if peek(f + f_thread) == 0:
             for i in range(len(buffers)):
@@ -51,4 +49,4 @@ def release(layout: LayerLayout) -> Any:
                 if last > first:
                     _madvise(first, last - first, MADV_DONTNEED)
 
-    return run
+    return Kernel("release", run, 3)

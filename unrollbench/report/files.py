@@ -13,8 +13,17 @@ def replace_text(path: Path, text: str) -> None:
     """The file holds exactly this text in UTF-8, or is as it was: written beside and renamed.
 
     Characters that UTF-8 cannot hold (lone surrogates, as in an undecodable message) are written escaped.
+
+    Raises UnrollbenchError where the system refuses.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, text)
+    except OSError as error:
+        raise UnrollbenchError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _replace(path: Path, text: str) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     beside = Path(name)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
 
 from unrollbench import stats
-from unrollbench.records import Environment, Measurement, Run
+from unrollbench.records import Measurement, Run
 from unrollbench.report import curves, frames, plots, summary, wording
+from unrollbench.report.facts import facts
 from unrollbench.report.files import replace_text
 from unrollbench.report.groups import (
     Contrast,
@@ -132,7 +133,7 @@ def _content(run: Run) -> dict[str, Any]:
         "columns": MEASUREMENT_COLUMNS,
         "rows": [_row(m) for m in run.measurements],
         "unknown": _unknown(run),
-        "facts": list(_facts(run.environment)),
+        "facts": facts(run.environment),
     }
 
 
@@ -190,8 +191,8 @@ def _failures(run: Run) -> list[tuple[str, str, str, int]]:
     cases: dict[tuple[str, str], list[str]] = {}
     for m in run.measurements:
         if m.status != "ok":
-            name = f"{wording.variant(m.case)}: {wording.network(m.case)}"
-            cases.setdefault((m.status.replace("_", " "), m.reason or "no reason recorded"), []).append(name)
+            key = (m.status.replace("_", " "), m.reason or "no reason recorded")
+            cases.setdefault(key, []).append(wording.label(m.case))
     return [(status, reason, names[0], len(names)) for (status, reason), names in cases.items()]
 
 
@@ -203,7 +204,7 @@ def _row(m: Measurement) -> Row:
     checked = metrics.error is not None and metrics.tolerance is not None
     phases = [f"{phase} {wording.seconds(value)}" for phase, value in metrics.build_phases_s.items()]
     cells = (
-        f"{wording.variant(m.case)}: {wording.network(m.case)}",
+        wording.label(m.case),
         str(m.repeat),
         m.status.replace("_", " "),
         wording.seconds(metrics.build_s),
@@ -230,19 +231,3 @@ def _unknown(run: Run) -> list[tuple[str, str, int]]:
         for name, reason in m.unknown.items():
             counts[name, reason] = counts.get((name, reason), 0) + 1
     return [(name, reason, number) for (name, reason), number in counts.items()]
-
-
-def _facts(environment: Environment) -> Iterator[tuple[str, str]]:
-    yield "fingerprint", environment.fingerprint
-    yield from _flat(environment.facts, ())
-
-
-def _flat(value: object, path: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Nested facts as (dotted name, text), in their own order."""
-    if isinstance(value, Mapping) and value:
-        for name, inner in value.items():
-            yield from _flat(inner, (*path, str(name)))
-    elif isinstance(value, list | tuple):
-        yield ".".join(path), ", ".join(map(str, value)) or "none"
-    else:
-        yield ".".join(path), "unknown" if value is None or value == {} else str(value)

@@ -99,6 +99,11 @@ def variant(case: Case, varying: frozenset[str] = frozenset()) -> str:
     return " ".join(parts)
 
 
+def label(case: Case) -> str:
+    """The whole case in one line: how it is run, then which network."""
+    return f"{variant(case)}: {network(case)}"
+
+
 def answer(contrast: Contrast, group: Group) -> str:
     """One sentence: what the variant costs and buys against the other, as far as the data supports it."""
     this, other = (variant(v.case, group.varying) for v in (contrast.variant, contrast.against))

@@ -92,7 +92,7 @@ def compile(  # noqa: PLR0913 - one argument per axis of a case
 def one_step(cell: RNNCell, inputs: Any, state: Any) -> tuple[Array, Any]:
     """`cell(inputs, state)`: a stepwise program that is kept by the cell and run for one step."""
     inputs, dtype = built_for(cell, "inputs", inputs, None, rank=2)
-    settings = Settings("stepwise", "forward", 1, inputs.shape[0], dtype, time_major=True, threads=1)
+    settings = Settings("stepwise", "forward", 1, inputs.shape[0], dtype, time_major=True)
     if state is None:
         raise ArgumentTypeError("state: got None, wanted a state; start with cell.zero_state(batch_size, dtype)")
     arrays = cell.flatten_state("state", state, inputs.shape[0], dtype)

@@ -9,7 +9,7 @@ import numpy as np
 from unrollbench.errors import ArgumentError, ArgumentTypeError
 from unrollbench.rnn import arguments
 from unrollbench.rnn.cell import RNNCell
-from unrollbench.rnn.compilation import built_for, processors, window
+from unrollbench.rnn.compilation import built_for, window
 from unrollbench.rnn.settings import Settings
 from unrollbench.tensors import Array
 
@@ -32,7 +32,7 @@ def dynamic_rnn(  # noqa: PLR0913 - TensorFlow's signature
     state; None is zeros. dtype: TensorFlow wants it where there is no initial_state; here None takes the cell's, or
     else the inputs'. parallel_iterations (None: 32) trades memory for time; swap_memory matters for gradients only,
     which are those of `compile`. scope named TensorFlow's variables and has nothing to name here. The first call
-    builds the cell. The program is kept by the cell: calls of the same shape do not compile again.
+    builds the cell. The program is kept by the cell: calls of the same shape do not compile again, and run on one thread (`compile` offers more).
 
     Raises:
         ArgumentError: an argument cannot be used; the message names it.
@@ -49,7 +49,6 @@ def dynamic_rnn(  # noqa: PLR0913 - TensorFlow's signature
         parallel_iterations=window(parallel_iterations),
         swap_memory=arguments.flag("swap_memory", swap_memory),
         time_major=time_major,
-        threads=processors(),
     )
     return cell.programs.get(cell, settings)(inputs, sequence_length, initial_state)
 
@@ -79,6 +78,6 @@ def static_rnn(
         raise ArgumentError("inputs: got an empty list, wanted one array (batch, columns) per time step")
     first, dtype = built_for(cell, "inputs[0]", inputs[0], dtype, rank=2)
     steps = [arguments.array(f"inputs[{t}]", x, dtype, first.shape, "as inputs[0]") for t, x in enumerate(inputs)]
-    settings = Settings("static", "forward", len(steps), first.shape[0], dtype, time_major=True, threads=processors())
+    settings = Settings("static", "forward", len(steps), first.shape[0], dtype, time_major=True)
     outputs, state = cell.programs.get(cell, settings)(np.stack(steps), sequence_length, initial_state)
     return list(outputs), state
