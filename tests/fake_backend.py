@@ -1,4 +1,4 @@
-"""Backends that compute the right results without a kernel, and each go wrong in one way; the workers of tests load them."""
+"""Backends that compute right results without a kernel, or go wrong each in one way; the workers of tests load them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class FakeProgram:
 
 class Right:
     name = "fake"
-    versions: Mapping[str, str] = {}  # noqa: RUF012 nothing writes it
+    versions: Mapping[str, str] = {}
 
     def why_not(self, case: Case) -> str | None:
         return None

@@ -160,7 +160,10 @@ def test_nothing_is_left_running_when_the_server_closes() -> None:
 
 
 def test_a_server_that_cannot_start_says_why() -> None:
-    with ForkServer(preload=("tests.fake_backend:no_such_function",)) as server, pytest.raises(RunError, match="no_such"):
+    with (
+        ForkServer(preload=("tests.fake_backend:no_such_function",)) as server,
+        pytest.raises(RunError, match="no_such"),
+    ):
         server.measure(Request(SMALL))
 
 

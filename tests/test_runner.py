@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -125,7 +124,7 @@ def test_a_run_of_another_machine_is_not_resumed(tmp_path: Path, monkeypatch: py
         run = execute(plan, store)
         other = Environment("other", {**run.environment.facts, "cpu_model": "another"})
         monkeypatch.setattr(runner, "environment", lambda: other)
-        with pytest.raises(RunError, match="cpu_model: .* then, another now"):
+        with pytest.raises(RunError, match=r"cpu_model: .* then, another now"):
             execute(plan, store, resume=run.id)
 
 

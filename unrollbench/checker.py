@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -83,7 +84,7 @@ class Checker:
     def _death(self) -> Exception:
         status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         self._pid = 0
-        if status == -9:
+        if status == -signal.SIGKILL:
             return MemoryError("the float64 reference was killed, which is what the system does when memory runs out")
         return ChildProcessError(f"the check against the reference ended with status {status} and no verdict")
 

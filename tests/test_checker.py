@@ -1,0 +1,101 @@
+"""The checker's verdicts, from a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+PROLOGUE = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from tests.fake_backend import SMALL, cast, shifted
+from unrollbench import checker, reference
+from unrollbench.errors import WrongResult
+from unrollbench.tensors import draw
+case = replace(SMALL, mode="train")
+right = cast(reference.expected(case, draw(case)), case.dtype)
+folder = Path(sys.argv[1])
+"""
+
+
+def answers(script: str, folder: Path) -> list[str]:
+    """The lines that the script prints in a process without threads, from which a checker can be forked safely."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, "-c", PROLOGUE + script, str(folder)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return process.stdout.splitlines()
+
+
+def test_right_and_wrong_results_are_told_apart_as_often_as_asked(tmp_path: Path) -> None:
+    script = """
+one = checker.Checker(case)
+print(one.check(right) == one.check(right))
+try:
+    one.check(shifted(right))
+except WrongResult as wrong:
+    print(str(wrong)[:7])
+print(one.check(right)[1] == reference.tolerance(case))
+one.close()
+"""
+    assert answers(script, tmp_path) == ["True", "outputs", "True"]
+
+
+def test_expected_results_are_kept_for_the_same_network_run_another_way(tmp_path: Path) -> None:
+    script = """
+for other in (case, replace(case, execution="static"), replace(case, threads=2), replace(case, seed=5)):
+    one = checker.Checker(other, folder)
+    try:
+        one.check(right)
+    except WrongResult:
+        pass
+    one.close()
+    print(len(list(folder.iterdir())))
+"""
+    assert answers(script, tmp_path) == ["1", "1", "1", "2"]
+
+
+def test_the_folder_of_expected_results_is_bounded(tmp_path: Path) -> None:
+    script = """
+checker.FOLDER_BYTES = 10_000
+for seed in range(5):
+    one = checker.Checker(replace(case, seed=seed, batch_size=16), folder)
+    try:
+        one.check(right)
+    except WrongResult:
+        pass
+    one.close()
+    print(sum(file.stat().st_size for file in folder.iterdir()) <= 10_000)
+"""
+    assert answers(script, tmp_path) == ["True"] * 5
+
+
+def test_a_checker_that_ends_without_a_verdict_is_an_error_with_its_status(tmp_path: Path) -> None:
+    script = """
+checker.reference.check = lambda *arguments: os._exit(3)
+try:
+    checker.Checker(case).check(right)
+except ChildProcessError as error:
+    print(error)
+checker.reference.check = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+try:
+    checker.Checker(case).check(right)
+except MemoryError as error:
+    print(error)
+def full(*arguments): raise MemoryError
+checker.reference.check = full
+try:
+    checker.Checker(case).check(right)
+except MemoryError as error:
+    print(error)
+"""
+    died, killed, full = answers(script, tmp_path)
+    assert died == "the check against the reference ended with status 3 and no verdict"
+    assert "was killed" in killed
+    assert full == "the float64 reference does not fit into memory"
