@@ -140,7 +140,7 @@ def read(table: str, raw: Mapping[str, Any]) -> tuple[Values, list[str]]:
         wrong = [text for one in values for text in _check(name, one)]
         findings.extend(f"{table} {text}" for text in dict.fromkeys(wrong))
         if not wrong and values:
-            axes[name] = tuple(_to_axis(name, one) for one in values)
+            axes[name] = tuple(dict.fromkeys(_to_axis(name, one) for one in values))
     return axes, findings
 
 
