@@ -19,6 +19,8 @@ def seconds(value: float | None) -> str:
     """A duration with three digits and the unit that fits: `412 us`, `4.10 ms`, `1.09 s`, `2 min 05 s`."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
+    if value == 0:
+        return "0 s"
     if value >= 119.5:
         minutes, rest = divmod(round(value), 60)
         hours, minutes = divmod(minutes, 60)

@@ -1,0 +1,5 @@
+"""`python -m unrollbench` is the `unrollbench` command."""
+
+from unrollbench.cli import entry
+
+entry()
