@@ -37,8 +37,6 @@ class NetworkProgram:
             self._team = Team(spec.threads)
         self.build_phases_s: Mapping[str, float] = phases.seconds
         self._phases = phases
-        self._inputs: Array | None = None
-        self._d_outputs: Array | None = None
         self._spent = False
 
     # ------------------------------------------------------------ what to compute with
@@ -51,88 +49,103 @@ class NetworkProgram:
     def set_inputs(
         self, inputs: Array, lengths: npt.NDArray[np.int64] | None, initial_state: Sequence[State] | None
     ) -> None:
-        """Points the program at the inputs, which it never writes and which must live as long as it runs."""
-        spec, buffers = self.network.spec, self._buffers
-        steps = inputs.shape[0 if spec.time_major else 1]
+        """Points the program at inputs and state, which it never writes and which must live as long as it runs."""
+        time_major, buffers = self.network.spec.time_major, self._buffers
+        steps = inputs.shape[0 if time_major else 1]
         buffers.resize(steps)
-        self._inputs = inputs
-        buffers.point(0, "x" if spec.time_major else "x_user", inputs)
+        self._inputs, self._initial_state = inputs, initial_state
+        if time_major:
+            buffers.point(0, "x", inputs)
         buffers.lengths[:] = steps if lengths is None else lengths
-        buffers.set_all("limit", int(buffers.lengths.max()))
-        buffers.set_states("initial_", initial_state)
+        self._limit = int(buffers.lengths.max())
+        buffers.set_all("limit", self._limit)
 
     def set_cotangents(self, d_outputs: Array | None, d_state: Sequence[State] | None) -> None:
-        """Sets the gradients that the backward pass starts from; None is zero."""
-        spec, buffers, top = self.network.spec, self._buffers, len(self._buffers.layers) - 1
-        if d_outputs is None:
-            size = buffers.layers[top].layout.spec.output_size
-            leading = (buffers.steps, spec.batch_size) if spec.time_major else (spec.batch_size, buffers.steps)
-            d_outputs = np.zeros((*leading, size), spec.dtype)
-        self._d_outputs = d_outputs
-        copied = self.network.pads_gradients or not spec.time_major
-        buffers.point(top, "d_out_user" if copied else "d_out", d_outputs)
-        buffers.set_states("d_final_", d_state)
+        """Sets the gradients that the backward pass starts from, by reference; None is zero."""
+        own = self._buffers.layers[-1]["d_out"]
+        self._d_outputs, self._d_state = d_outputs, d_state
+        self._copies_d_outputs = not self.network.spec.time_major or d_outputs is None or own.shape != d_outputs.shape
+        target = own if self._copies_d_outputs or d_outputs is None else d_outputs
+        self._buffers.point(len(self._buffers.layers) - 1, "d_out", target)
 
     # ------------------------------------------------------------ running
 
     def run_forward(self) -> None:
-        """Computes outputs and final state from the inputs set last."""
+        """Computes outputs and final state from the inputs set last; batch-major inputs and outputs are transposed here."""
         self._spent = False
-        self._run("forward", ("begin", "step", "finish"), range(int(self._buffers.lengths.max())))
+        buffers, top = self._buffers, self._buffers.layers[-1]
+        buffers.begin(self._initial_state)
+        if not self.network.spec.time_major:
+            buffers.layers[0]["x"][...] = self._inputs.transpose(1, 0, 2)
+        self._run("forward", "step", range(self._limit))
+        top["h"][self._limit + 1 :] = 0
+        self._outputs = top["h"][1:, :, : top.layout.spec.output_size]
+        if not self.network.spec.time_major:
+            self._outputs = np.ascontiguousarray(self._outputs.transpose(1, 0, 2))
 
     def run_backward(self) -> None:
         """Computes all gradients of the last forward run, once: it overwrites the saved activations."""
         self._spent = True
-        steps = reversed(range(int(self._buffers.lengths.max())))
-        self._run("backward", ("begin_backward", "back_step", "finish_backward"), steps)
+        buffers, bottom, top = self._buffers, self._buffers.layers[0], self._buffers.layers[-1]
+        buffers.begin_backward(self._d_state)
+        if self._copies_d_outputs:
+            self._copy_d_outputs(top["d_out"][:, :, : top.layout.spec.output_size])
+        self._run("backward", "back_step", range(self._limit - 1, -1, -1))
+        if "d_weights" in self.network.entries:
+            self._team.run(self.network.entries["d_weights"].address, buffers.frames)
+        bottom["d_x"][self._limit :] = 0
+        self._d_inputs = bottom["d_x"][:, :, : bottom.layout.spec.input_size]
+        if not self.network.spec.time_major:
+            self._d_inputs = np.ascontiguousarray(self._d_inputs.transpose(1, 0, 2))
 
-    def _run(self, whole: str, parts: tuple[str, str, str], steps: Sequence[int] | reversed[int]) -> None:
+    def _copy_d_outputs(self, target: Array) -> None:
+        if self._d_outputs is None:
+            target[...] = 0
+        else:
+            target[...] = self._d_outputs if self.network.spec.time_major else self._d_outputs.transpose(1, 0, 2)
+
+    def _run(self, whole: str, single: str, steps: range) -> None:
+        """Runs a whole pass at once, or step by step from here if the program is stepwise."""
         entries, frames = self.network.entries, self._buffers.frames
         if whole in entries:
             self._team.run(entries[whole].address, frames)
             return
-        begin, step, finish = (entries[name].address for name in parts)
-        field = self.network.layouts[0].fields["t"] // 8
-        self._team.run(begin, frames)
+        address, field = entries[single].address, self.network.layouts[0].fields["t"] // 8
         for t in steps:
             frames[:, 0, field] = t
-            self._team.run(step, frames)
-        self._team.run(finish, frames)
+            self._team.run(address, frames)
 
     # ------------------------------------------------------------ results
 
     def outputs(self) -> Array:
         """(T,B,P) or (B,T,P), a copy."""
-        top = self._buffers.layers[-1]
-        if not self.network.spec.time_major:
-            return top["out_user"].copy()
-        return np.ascontiguousarray(top["h"][1:, :, : top.layout.spec.output_size])
+        return np.array(self._outputs, order="C")
 
     def final_state(self) -> tuple[State, ...]:
         """Per layer the state arrays after each row's last step, copies."""
         rows, lengths = np.arange(self.network.spec.batch_size), self._buffers.lengths
-        found = []
-        for buffers in self._buffers.layers:
-            arrays = buffers.layout.arrays
-            slots = {name: lengths if arrays[name].slots == "time" else 0 for name in buffers.layout.cell.state}
-            found.append(tuple(buffers[n][slots[n], rows, : arrays[n].size] for n in buffers.layout.cell.state))
-        return tuple(found)
+        window = self.network.schedule.window
+        in_window = self._limit - max(self._limit - 1, 0) // window * window
+        slots = {"time": lengths, "window": in_window, "single": 0}
+        return tuple(
+            tuple(b[n][slots[b.layout.arrays[n].slots], rows, : b.layout.arrays[n].size] for n in b.layout.cell.state)
+            for b in self._buffers.layers
+        )
 
     def gradients(self) -> Gradients:
         """Gradients after `run_backward`, copies in TensorFlow's layouts."""
-        bottom = self._buffers.layers[0]
-        inputs = bottom["d_x"][:, :, : bottom.layout.spec.input_size] if self.network.spec.time_major else bottom["d_x_user"]
         states = tuple(
             tuple(b[f"d_{n}"][:, : b.layout.size(n)].copy() for n in b.layout.cell.state) for b in self._buffers.layers
         )
         weights = tuple(self._weight_gradients(layer) for layer in range(len(self._buffers.layers)))
-        return Gradients(np.ascontiguousarray(inputs).copy(), weights, states)
+        return Gradients(np.array(self._d_inputs, order="C"), weights, states)
 
     def _weight_gradients(self, layer: int) -> Weights:
         buffers, found = self._buffers.layers[layer], {}
         for s in buffers.layout.stages:
             def unpad(array: Array, units: int = s.units, gates: int = len(s.stage.gates)) -> Array:
-                return array.reshape(len(array), gates, -1)[:, :, :units].reshape(len(array), gates * units)
+                padded = array.reshape(len(array), gates, array.shape[1] // gates)
+                return padded[:, :, :units].reshape(len(array), gates * units)
 
             parts = [unpad(buffers[f"d_{name}_{s.index}"]) for name in ("W_x", "W_h")]
             found[s.stage.kernel] = np.concatenate(parts)

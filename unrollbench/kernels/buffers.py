@@ -57,12 +57,8 @@ class Buffers:
             width = a.row_bytes // layout.itemsize
             if a.slots == "single":
                 buffers.fixed[name] = pack.aligned((1, batch, width), dtype)
-            if a.is_state:
-                buffers.fixed[f"initial_{name}"] = pack.aligned((batch, width), dtype)
             if layout.train:
                 buffers.fixed[f"d_{name}"] = pack.aligned((batch, width), dtype)
-                if a.is_state:
-                    buffers.fixed[f"d_final_{name}"] = pack.aligned((batch, width), dtype)
         for s in layout.stages:
             for name in s.stage.exposed if layout.train else ():
                 buffers.fixed[f"d_{name}"] = pack.aligned((batch, s.gate_bytes // layout.itemsize), dtype)
@@ -119,18 +115,13 @@ class Buffers:
             shapes["d_x"] = (window if index else steps, batch, layout.padded(layout.spec.input_size))
         if index == 0 and not spec.time_major:
             shapes["x"] = (steps, batch, layout.spec.input_size)
-            if spec.train:
-                shapes["d_x_user"] = (batch, steps, layout.spec.input_size)
-        if layout.top:
-            if not spec.time_major:
-                shapes["out_user"] = (batch, steps, layout.spec.output_size)
-            if spec.train:
-                shapes["d_out"] = (steps, batch, layout.padded(layout.spec.output_size))
+        if layout.top and spec.train:
+            shapes["d_out"] = (steps, batch, layout.padded(layout.spec.output_size))
         return shapes
 
     @staticmethod
     def _is_saved(name: str) -> bool:
-        return name not in ("d_x", "x", "d_x_user", "out_user", "d_out")
+        return name not in ("d_x", "x", "d_out")
 
     def _map(self, places: Sequence[tuple[LayerBuffers, str, tuple[int, ...]]]) -> None:
         """Puts the saved activations into one unlinked file."""
@@ -163,13 +154,6 @@ class Buffers:
             layout = buffers.layout
             self._set(layer, "thread", np.arange(threads))
             self._set_shares(layer, ("row", "row_tiles_big", "row_tiles_small"), layout.rows.shares)
-            batch, rows = layout.batch, layout.rows
-            if layout.split == "rows":
-                first = np.array([share[0] for share in rows.shares])
-            else:
-                first = np.arange(threads) * batch // threads
-            self._set(layer, "own_first", first)
-            self._set(layer, "own_last", np.append(first[1:], batch))
             for s in layout.stages:
                 for prefix, groups in (("", s.groups), ("operand_", s.operand_groups)):
                     names = tuple(f"{prefix}{kind}_{s.index}" for kind in ("block", "groups_big", "groups_small"))
@@ -196,9 +180,6 @@ class Buffers:
             for name, array in buffers.fixed.items():
                 if name not in per_thread:
                     self.point(layer, name, array)
-        if self._gradients is not None:
-            self.point(0, "gradients", self._gradients)
-            self._set(0, "gradients_bytes", self._gradients.nbytes)
 
     def _point_timed(self) -> None:
         for layer, buffers in enumerate(self.layers):
@@ -209,7 +190,6 @@ class Buffers:
                 self._set(layer, "x", h.ctypes.data + h.strides[0])
             if layer and "d_x" in buffers.timed:
                 self.point(layer - 1, "d_out", buffers.timed["d_x"])
-        self.set_all("steps", self.steps)
 
     # ------------------------------------------------------------ weights and state
 
@@ -238,12 +218,27 @@ class Buffers:
                 for name, array in packed.items():
                     self.point(layer, name, array)
 
-    def set_states(self, prefix: str, states: Sequence[State] | None) -> None:
-        """Copies states, one tuple per layer, into the arrays `prefix` + name; None is zero."""
+    # ------------------------------------------------------------ what surrounds a run
+
+    def begin(self, initial_state: Sequence[State] | None) -> None:
+        """Slot 0 of every state array holds the initial state, one tuple per layer; None is zero."""
         for layer, buffers in enumerate(self.layers):
             for position, name in enumerate(buffers.layout.cell.state):
-                target = buffers.fixed[prefix + name]
-                target[:, : buffers.layout.size(name)] = 0 if states is None else states[layer][position]
+                target = buffers[name][0, :, : buffers.layout.size(name)]
+                target[...] = 0 if initial_state is None else initial_state[layer][position]
+
+    def begin_backward(self, d_state: Sequence[State] | None) -> None:
+        """Gradients of weights and temporaries are zero, those of the state are the final state's; None is zero."""
+        assert self._gradients is not None, "only training programs have a backward pass"
+        self._gradients[...] = 0
+        for layer, buffers in enumerate(self.layers):
+            layout = buffers.layout
+            exposed = [name for s in layout.stages for name in s.stage.exposed]
+            for name in (*layout.cell.temporaries, *exposed):
+                buffers.fixed[f"d_{name}"][...] = 0
+            for position, name in enumerate(layout.cell.state):
+                target = buffers.fixed[f"d_{name}"][:, : layout.size(name)]
+                target[...] = 0 if d_state is None else d_state[layer][position]
 
     @property
     def weight_bytes(self) -> int:

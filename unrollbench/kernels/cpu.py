@@ -7,7 +7,7 @@ from typing import Any
 
 from numba import njit
 
-from unrollbench.kernels import edges, forward, gradient, products, simd, source, threads
+from unrollbench.kernels import forward, gradient, products, simd, source, threads
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.products import OPTIONS
@@ -20,24 +20,20 @@ def x_row_bytes(layouts: tuple[LayerLayout, ...], index: int) -> int:
     return layouts[index - 1].arrays["h"].row_bytes
 
 
-def forward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Kernel]:
-    """begin, project, step and, below the top of a forward-only stack, carry."""
+def forward_kernels(layouts: tuple[LayerLayout, ...], index: int, window: int) -> dict[str, Kernel]:
+    """project and step."""
     layout = layouts[index]
     x_row, x_by_time = x_row_bytes(layouts, index), index == 0 or layout.train
-    projects = [products.project(layout, s, x_row, x_by_time) for s in layout.stages]
-    kernels = {"begin": edges.begin(layout), "project": _together(projects), "step": _forward_step(layout)}
-    if layout.arrays["h"].slots == "window":
-        kernels["carry"] = edges.carry(layout)
-    return kernels
+    projects = [products.project(layout, s, x_row, x_by_time, window) for s in layout.stages]
+    return {"project": _together(projects), "step": _forward_step(layout)}
 
 
 def backward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Kernel]:
-    """begin_backward, back_step, d_inputs and d_weights."""
+    """back_step, d_inputs and d_weights."""
     layout = layouts[index]
     x_row = x_row_bytes(layouts, index)
     d_x_row = layout.padded(layout.spec.input_size) * layout.itemsize
     return {
-        "begin_backward": edges.begin_backward(layout),
         "back_step": _backward_step(layout),
         "d_inputs": products.input_gradient(layout, d_x_row, by_time=index == 0),
         "d_weights": _together([products.weight_gradient(layout, s, x_row, True) for s in layout.stages]),

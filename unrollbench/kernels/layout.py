@@ -180,15 +180,14 @@ class LayerLayout:
     def fields(self) -> dict[str, int]:
         """Frame field -> byte offset. Addresses unless said otherwise.
 
-        steps, limit: T and the longest length, in steps; thread: this thread's number; x: first input row; d_x: where
-        gradients of the inputs go; d_out: gradients of the outputs; counter: the barrier's; ...
+        limit: the longest length, in steps; thread: this thread's number; t: the time step, if stepwise; counter: the
+        barrier's; x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient; zeros, one: constants;
+        row...: this thread's first row and its tiles; block..., operand_block...: its first unit block and its groups.
         """
-        names = ["steps", "limit", "thread", "counter", "lengths", "x", "d_x", "d_out", "zeros", "one", "own_first", "own_last", "t", "gradients", "gradients_bytes"]
-        names += ["x_user", "out_user", "d_out_user", "d_x_user"]
+        names = ["limit", "thread", "counter", "lengths", "x", "d_x", "d_out", "zeros", "one", "t"]
         names += ["row", "row_tiles_big", "row_tiles_small"]
         for name in self.arrays:
             names += [name, f"d_{name}"]
-            names += [f"initial_{name}", f"d_final_{name}"] if self.arrays[name].is_state else []
         for s in self.stages:
             i = s.index
             names += [f"gates_{i}", f"W_x_{i}", f"W_h_{i}", f"bias_{i}", f"W_xT_{i}", f"W_hT_{i}"]

@@ -9,7 +9,7 @@ from numba import njit
 
 from unrollbench import cells
 from unrollbench.cells import LayerSpec
-from unrollbench.kernels import cpu, edges, simd, source, specialize, swap, threads
+from unrollbench.kernels import cpu, simd, source, specialize, swap, threads
 from unrollbench.kernels.build import Kernel, Phases
 from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.products import OPTIONS
@@ -53,11 +53,6 @@ class Network:
         sizes = [kernel.code_bytes for kernel in kernels]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
-    @property
-    def pads_gradients(self) -> bool:
-        """Whether output gradients are copied into padded rows before a time-major backward pass."""
-        return _pads_gradients(self.layouts)
-
 
 def layouts(spec: NetworkSpec) -> tuple[LayerLayout, ...]:
     """Each layer's layout; layers below the top keep a window of outputs, the top keeps all."""
@@ -81,13 +76,11 @@ def compile_network(spec: NetworkSpec, schedule: Schedule, phases: Phases) -> Ne
     """Everything that a run of the network needs, as machine code. `phases` receives what each part cost."""
     with phases.measure("schedule"):
         planned = layouts(spec)
-        shape = specialize.Shape(
-            planned, 8 * _fields_per_layer(planned), spec.time_major, spec.swap_memory, _pads_gradients(planned)
-        )
+        shape = specialize.Shape(planned, 8 * _fields_per_layer(planned), spec.swap_memory)
         texts = specialize.forward(schedule, shape)
         texts |= specialize.backward(schedule, shape) if spec.train else {}
     with phases.compiling():
-        kernels = _kernels(spec, planned)
+        kernels = _kernels(spec, schedule, planned)
         namespace = {name: kernel.call for name, kernel in kernels.items()}
         namespace |= {"peek": simd.peek, "barrier": _barrier(planned[0], spec.threads)}
         entries = {
@@ -100,11 +93,6 @@ def _fields_per_layer(planned: tuple[LayerLayout, ...]) -> int:
     return max(len(layout.fields) for layout in planned)
 
 
-def _pads_gradients(planned: tuple[LayerLayout, ...]) -> bool:
-    size = planned[-1].spec.output_size
-    return planned[-1].padded(size) != size
-
-
 def _barrier(layout: LayerLayout, members: int) -> Any:
     counter = layout.fields["counter"]
 
@@ -115,23 +103,11 @@ def _barrier(layout: LayerLayout, members: int) -> Any:
     return barrier
 
 
-def _kernels(spec: NetworkSpec, planned: tuple[LayerLayout, ...]) -> dict[str, Kernel]:
+def _kernels(spec: NetworkSpec, schedule: Schedule, planned: tuple[LayerLayout, ...]) -> dict[str, Kernel]:
     """Every kernel that a driver's text may call, by name; those of a layer end in its number."""
-    bottom, top = planned[0], planned[-1]
-    kernels = {"zero_outputs": edges.zero_outputs(top)}
-    if not spec.time_major:
-        kernels["inputs_to_time_major"] = edges.inputs_to_time_major(bottom)
-        kernels["outputs_to_batch_major"] = edges.outputs_to_batch_major(top)
-    if spec.train:
-        kernels["clear_gradients"] = edges.clear_gradients(bottom)
-        kernels["zero_input_gradients"] = edges.zero_input_gradients(bottom)
-        if not spec.time_major:
-            kernels["gradients_to_time_major"] = edges.gradients_to_time_major(top)
-            kernels["gradients_to_batch_major"] = edges.gradients_to_batch_major(bottom)
-        elif _pads_gradients(planned):
-            kernels["pad_gradients"] = edges.pad_gradients(top)
+    kernels: dict[str, Kernel] = {}
     for index, layout in enumerate(planned):
-        of_layer = cpu.forward_kernels(planned, index)
+        of_layer = cpu.forward_kernels(planned, index, schedule.window)
         of_layer |= cpu.backward_kernels(planned, index) if spec.train else {}
         if spec.swap_memory:
             of_layer["release"] = swap.release(layout)

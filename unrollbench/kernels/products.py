@@ -14,7 +14,7 @@ from unrollbench.case import DTYPES
 from unrollbench.kernels import host, simd
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import LayerLayout, StageLayout
-from unrollbench.kernels.simd import peek
+from unrollbench.kernels.simd import copy_bytes, peek
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cpython_wrapper": True}
 """For small functions that kernels inline: a division cannot raise; no fast-math, so NaN and infinities keep their meaning."""
@@ -56,22 +56,32 @@ def multiply(dtype: str) -> Kernel:
     return Kernel(f"multiply_{dtype}", product, 13)
 
 
-def project(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool) -> Kernel:
+def project(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool, window: int) -> Kernel:
     """`project(f, t, slot, n)`: gate buffers of n steps from t = x . W_x + bias, or the bias alone without an input.
 
-    x_row: bytes of an input row; x_by_time: whether the input has a slot per time step, or one per step of the window.
+    The first stage's also carries h from one window to the next, where an array has only a window's slots: the state
+    after the last window becomes slot 0. x_row: bytes of an input row; x_by_time: whether the input has a slot per time step, or one per step of the window.
+    window: steps of a full window.
     """
     fields, i, batch, threads = layout.fields, s.index, layout.batch, layout.threads
     depth = layout.spec.input_size if s.stage.takes_input else 0
     columns, row_bytes, itemsize, width = s.columns, s.row_bytes, layout.itemsize, layout.width
-    f_gates, f_w, f_bias, f_x, f_thread = fields[f"gates_{i}"], fields[f"W_x_{i}"], fields[f"bias_{i}"], fields["x"], fields["thread"]
-    gates_by_time = layout.gate_slots == "time"
+    f_gates, f_w, f_bias, f_x, f_h, f_thread = (
+        fields[n] for n in (f"gates_{i}", f"W_x_{i}", f"bias_{i}", "x", "h", "thread")
+    )
+    h, gates_by_time = layout.arrays["h"], layout.gate_slots == "time"
+    state_bytes, carries = batch * h.row_bytes, i == 0 and h.slots == "window"
     multiplier = multiply(layout.dtype)
     product = multiplier.call
 
     def run(f, t, slot, n):
+        thread = peek(f + f_thread)
+        if carries and t > 0:
+            own, end = state_bytes * thread // threads, state_bytes * (thread + 1) // threads
+            state = peek(f + f_h) + own
+            copy_bytes(state, state + window * state_bytes, end - own)
         rows = n * batch
-        first, last = share(rows, threads, peek(f + f_thread))
+        first, last = share(rows, threads, thread)
         x = peek(f + f_x) + ((t if x_by_time else slot) * batch + first) * x_row
         gates = peek(f + f_gates) + ((t if gates_by_time else slot) * batch + first) * row_bytes
         product(

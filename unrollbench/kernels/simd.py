@@ -393,7 +393,7 @@ def poke(typing_context, address, value):
     """Writes the int64 `value` to `address`, visible to other threads after everything written before it."""
 
     def codegen(context, builder, sig, args):
-        builder.store_atomic(args[1], _pointer(builder, args[0]), ordering="release", align=8)
+        builder.store_atomic(args[1], builder.inttoptr(args[0], I64.as_pointer()), ordering="release", align=8)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.int64), codegen
@@ -404,7 +404,7 @@ def watch(typing_context, address):
     """The int64 at `address` as another thread last wrote it; what that thread wrote before is visible afterwards."""
 
     def codegen(context, builder, sig, args):
-        return builder.load_atomic(_pointer(builder, args[0]), ordering="acquire", align=8, typ=I64)
+        return builder.load_atomic(builder.inttoptr(args[0], I64.as_pointer()), ordering="acquire", align=8)
 
     return types.int64(types.intp), codegen
 
@@ -414,7 +414,7 @@ def add_atomic(typing_context, address, value):
     """Adds to the int64 at `address` and returns what it was before; orders memory both ways."""
 
     def codegen(context, builder, sig, args):
-        return builder.atomic_rmw("add", _pointer(builder, args[0]), args[1], ordering="acq_rel")
+        return builder.atomic_rmw("add", builder.inttoptr(args[0], I64.as_pointer()), args[1], ordering="acq_rel")
 
     return types.int64(types.intp, types.int64), codegen
 

@@ -20,9 +20,7 @@ class Shape:
 
     layouts: Sequence[LayerLayout]
     frame_bytes: int
-    time_major: bool
     swaps: bool
-    pads_gradients: bool
 
     @property
     def layers(self) -> range:
@@ -39,47 +37,35 @@ class Shape:
 
 
 def forward(schedule: Schedule, shape: Shape) -> dict[str, str]:
-    """Entry point name -> text of the forward program; stepwise has three, the others one named "forward"."""
-    parts = {"begin": _begin(shape), "finish": _finish(shape)}
+    """Entry point name -> text of the forward program: "forward", or "step" if stepwise."""
     if schedule.execution == "stepwise":
-        parts["step"] = [f"t = {field(shape.layouts[0], 't')}"]
+        lines = [f"t = {field(shape.layouts[0], 't')}"]
         for layer in shape.layers:
-            parts["step"] += [*_project(shape, layer, "t", "1"), f"step_{layer}({shape.frame(layer)}, t, 0)"]
-            parts["step"] += _carry(shape, layer, "1")
-        return {name: function(name, "f", lines or ["pass"]) for name, lines in parts.items()}
+            lines += [*_project(shape, layer, "t", "1"), f"step_{layer}({shape.frame(layer)}, t, 0)"]
+        return {"step": function("step", "f", lines)}
     walk = _static_forward if schedule.execution == "static" else _dynamic_forward
-    limit = f"limit = {field(shape.layouts[0], 'limit')}"
-    return {"forward": function("forward", "f", [limit, *parts["begin"], *walk(schedule, shape), *parts["finish"]])}
+    return {"forward": function("forward", "f", [_limit(shape), *walk(schedule, shape)])}
 
 
 def backward(schedule: Schedule, shape: Shape) -> dict[str, str]:
-    """Entry point name -> text of the backward program; stepwise has three, the others one named "backward"."""
-    begin, finish = _begin_backward(shape), _finish_backward(shape)
-    limit = f"limit = {field(shape.layouts[0], 'limit')}"
+    """Entry point name -> text of the backward program: "backward", or "back_step" and "d_weights" if stepwise."""
     if schedule.execution == "stepwise":
-        step = [f"t = {field(shape.layouts[0], 't')}"]
+        lines = [f"t = {field(shape.layouts[0], 't')}"]
         for layer in reversed(shape.layers):
-            step += [*shape.wait, f"back_step_{layer}({shape.frame(layer)}, t, 0)", *shape.wait]
-            step.append(f"d_inputs_{layer}({shape.frame(layer)}, t, 0, 1)")
-        weights = [limit] + [f"d_weights_{layer}({shape.frame(layer)}, 0, 0, limit)" for layer in shape.layers]
-        lines = {"begin_backward": begin, "back_step": step, "finish_backward": [*weights, *finish]}
-        return {name: function(name, "f", body) for name, body in lines.items()}
+            lines += [*shape.wait, f"back_step_{layer}({shape.frame(layer)}, t, 0)", *shape.wait]
+            lines.append(f"d_inputs_{layer}({shape.frame(layer)}, t, 0, 1)")
+        weights = [_limit(shape)] + [f"d_weights_{layer}({shape.frame(layer)}, 0, 0, limit)" for layer in shape.layers]
+        return {"back_step": function("back_step", "f", lines), "d_weights": function("d_weights", "f", weights)}
     walk = _static_backward if schedule.execution == "static" else _dynamic_backward
-    return {"backward": function("backward", "f", [limit, *begin, *walk(schedule, shape), *finish])}
+    return {"backward": function("backward", "f", [_limit(shape), *walk(schedule, shape)])}
+
+
+def _limit(shape: Shape) -> str:
+    """A line that reads the longest length, past which no step is computed."""
+    return f"limit = {field(shape.layouts[0], 'limit')}"
 
 
 # ---------------------------------------------------------------- forward
-
-
-def _begin(shape: Shape) -> list[str]:
-    lines = [] if shape.time_major else ["inputs_to_time_major(f)"]
-    return lines + [f"begin_{layer}({shape.frame(layer)})" for layer in shape.layers]
-
-
-def _finish(shape: Shape) -> list[str]:
-    top = shape.frame(len(shape.layouts) - 1)
-    lines = [f"zero_outputs({top})"]
-    return lines if shape.time_major else [*lines, f"outputs_to_batch_major({top})"]
 
 
 def _project(shape: Shape, layer: int, start: str, count: str, slot: str = "0") -> list[str]:
@@ -87,18 +73,11 @@ def _project(shape: Shape, layer: int, start: str, count: str, slot: str = "0") 
     return [*shape.wait, call, *shape.wait]
 
 
-def _carry(shape: Shape, layer: int, count: str) -> list[str]:
-    carries = shape.layouts[layer].arrays["h"].slots == "window"
-    return [f"carry_{layer}({shape.frame(layer)}, {count})"] if carries else []
-
-
 def _static_forward(schedule: Schedule, shape: Shape) -> Iterable[str]:
     for layer in shape.layers:
         yield from _project(shape, layer, "0", "limit")
         for t in range(schedule.window):
             yield f"step_{layer}({shape.frame(layer)}, {t}, {t})"
-    for layer in shape.layers:
-        yield from _carry(shape, layer, "limit")
 
 
 def _dynamic_forward(schedule: Schedule, shape: Shape) -> Iterable[str]:
@@ -110,8 +89,6 @@ def _dynamic_forward(schedule: Schedule, shape: Shape) -> Iterable[str]:
         step = f"step_{layer}({shape.frame(layer)}, t{{0}}, t{{0}} - start)"
         yield "    t = start"
         yield from (f"    {line}" for line in _unrolled(step, schedule.unroll, "t + {} <= stop", "t < stop", "t +="))
-    for layer in shape.layers:
-        yield from (f"    {line}" for line in _carry(shape, layer, "stop - start"))
     yield from _release(shape)
     yield "    start = stop"
 
@@ -137,21 +114,6 @@ def _release(shape: Shape) -> Iterable[str]:
 
 
 # ---------------------------------------------------------------- backward
-
-
-def _begin_backward(shape: Shape) -> list[str]:
-    top = shape.frame(len(shape.layouts) - 1)
-    lines = ["clear_gradients(f)"]
-    if not shape.time_major:
-        lines.append(f"gradients_to_time_major({top})")
-    elif shape.pads_gradients:
-        lines.append(f"pad_gradients({top})")
-    return lines + [f"begin_backward_{layer}({shape.frame(layer)})" for layer in shape.layers]
-
-
-def _finish_backward(shape: Shape) -> list[str]:
-    lines = [*shape.wait, "zero_input_gradients(f)"]
-    return lines if shape.time_major else [*lines, "gradients_to_batch_major(f)"]
 
 
 def _products(shape: Shape, layer: int, start: str, count: str) -> list[str]:
