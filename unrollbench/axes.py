@@ -184,10 +184,11 @@ def _probe(name: str, value: Any) -> Iterable[str]:
         numbers = [part for part in value if isinstance(part, int)]
         fitting = {"batch_size": max(1, len(value)), "sequence_length": max([1, *numbers])}
         fitting = fitting if name == "lengths" else {"num_layers": max(1, len(value))}
+    tried = _to_axis(name, value) if isinstance(value, dict | list) else value
     if name == "lengths" and isinstance(value, int) and not isinstance(value, bool):
-        value, fitting = [value], {"batch_size": 1, "sequence_length": max(1, value)}
+        tried, fitting = (value,), {"batch_size": 1, "sequence_length": max(1, value)}
     try:
-        Case(**{**fitting, name: _to_axis(name, value) if isinstance(value, dict | list) else value})
+        Case(**{**fitting, name: tried})
     except CaseError as error:
         return [_in_toml(name, value, finding) for finding in error.findings]
     except TypeError:  # a table where only cell_options may have one

@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unrollbench.axes import LARGEST, did_you_mean, show, show_key
+from unrollbench.axes import AXES, LARGEST, did_you_mean, show, show_key
 from unrollbench.errors import SuiteError
 
-MAX_FILE_BYTES = 262_144
+MAX_FILE_BYTES = 65_536
 """A suite is written by hand; a file beyond this is something else."""
+MAX_TABLES = 100
+"""So many tables `[[key]]`: their number is multiplied with that of the cases."""
+MAX_KEY_PARTS = 32
+"""Parts of a dotted key: the TOML parser takes time with the square of their number."""
+_LONG_KEY = re.compile(rf"""(?:\.[ \t]*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*){{{MAX_KEY_PARTS}}}""")
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,12 @@ class Table:
         keys = tuple(keys)
         for key in self.data:
             if key not in keys:
-                self.report(f"{show_key(key)}: unknown key{did_you_mean(key, keys)}")
+                wanted = (
+                    "is an axis: expected it in a table [axes]"
+                    if key in AXES
+                    else f"unknown key{did_you_mean(key, keys)}"
+                )
+                self.report(f"{show_key(key)}: {wanted}")
 
     def text(self, key: str, *, required: bool = True) -> str:
         value = self.data.get(key)
@@ -76,6 +86,9 @@ class Table:
             hint = f"[[{key}]] instead of [{key}]" if isinstance(value, dict) else f"tables [[{key}]]"
             self.report(f"{key} = {show(value)}: expected {hint}")
             return []
+        if len(value) > MAX_TABLES:
+            self.report(f"has {len(value)} tables [[{key}]]: expected at most {MAX_TABLES}")
+            return []
         tables = []
         for number, one in enumerate(value, start=1):
             if isinstance(one, dict):
@@ -107,6 +120,12 @@ def read_text(path: Path, origin: str) -> str:
 
 def parse(text: str, origin: str) -> Table:
     """The file's top table. Raises SuiteError if the text is not TOML, with line and column."""
+    long_key = _LONG_KEY.search(text)
+    if long_key:
+        line = text.count("\n", 0, long_key.start()) + 1
+        raise SuiteError(
+            [f"{origin}: line {line}: more than {MAX_KEY_PARTS} names with dots between: expected a short key"]
+        )
     try:
         return Table("", tomllib.loads(text), [])
     except tomllib.TOMLDecodeError as error:

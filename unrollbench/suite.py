@@ -167,8 +167,6 @@ def parse_axes(options: Sequence[str]) -> dict[str, list[object]]:
 def _drafts(top: Table, name: str) -> list[_Draft]:
     """The groups of the file; without `[[group]]` the whole file is one, named as the suite."""
     if "group" not in top.data:
-        if not top.data.get("axes") and not top.data.get("include"):
-            top.report('has no axes: expected what to run, such as a table [axes] with unroll = [1, 4, "full"]')
         return [_draft(top, name, Product("[axes]", {}))]
     if "include" in top.data:
         top.report("include: expected it as [[group.include]], in the group that it is for")
@@ -189,6 +187,8 @@ def _drafts(top: Table, name: str) -> list[_Draft]:
 
 def _draft(table: Table, name: str, base: Product) -> _Draft:
     """The group that the table's axes, include and exclude describe, its axes put over `base`."""
+    if not (table.data.get("axes") or table.data.get("include") or base.axes):
+        table.report('has no axes: expected what to run, such as a table [axes] with unroll = [1, 4, "full"]')
     axes = table.table("axes")
     product = base.over(_axes(axes), axes.where)
     included = [product.over(_axes(one), one.where) for one in table.tables("include")]
