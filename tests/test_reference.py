@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.adversarial import ADVERSARIES, CELLS, Adversary
+from tests.adversarial import ADVERSARIES, CELLS, POISONED, Adversary
 from unrollbench.case import Case, CellOptions
 from unrollbench.errors import WrongResult
 from unrollbench.reference import Expected, check, expected, forward, forward_backward, tolerance
@@ -179,7 +179,7 @@ def test_past_a_row_s_length_the_state_is_copied_and_the_output_is_zero(axes: di
 
 
 @EVERY_CELL
-@pytest.mark.parametrize("adversary", ADVERSARIES, ids=str)
+@pytest.mark.parametrize("adversary", ADVERSARIES + POISONED, ids=str)
 def test_results_of_every_adversarial_case_are_finite_and_pass_their_own_check(
     adversary: Adversary, axes: dict[str, Any]
 ) -> None:
@@ -197,7 +197,7 @@ def test_blocks_of_rows_give_the_results_of_the_whole_batch(monkeypatch: pytest.
 
 
 def test_inputs_are_not_written() -> None:
-    adversary = next(a for a in ADVERSARIES if a.name == "NaN and inf past the lengths")
+    adversary = POISONED[0]
     case = adversary.case(dtype="float64")
     tensors, before = adversary.tensors(case), adversary.tensors(case)
     expected(case, tensors)
