@@ -28,7 +28,7 @@ Arguments = dict[str, Any]
 
 
 class JaxScan:
-    """dynamic: `lax.scan(unroll=k)`; static: a Python loop under one `jit`; stepwise: a compiled step, called T times."""
+    """dynamic: `lax.scan(unroll=k)`; static: a Python loop under one `jit`; stepwise: one compiled step."""
 
     name = "jax"
     versions: Mapping[str, str] = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}

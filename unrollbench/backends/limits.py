@@ -83,7 +83,7 @@ def _torch_library(case: Case) -> str | None:
 
 
 def _scan_gradients_are_right(case: Case) -> bool:
-    """Whether Inductor of torch 2.13 was seen to differentiate the scan rightly; GRU, clipping and lengths come out wrong."""
+    """Whether torch 2.13's Inductor was seen to differentiate the scan rightly; others come out wrong."""
     return case.cell != "gru" and case.cell_options.cell_clip is None and case.lengths == "full"
 
 

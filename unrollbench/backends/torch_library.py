@@ -67,7 +67,7 @@ class Library:
         )
 
     def canonical_weights(self, modules: Sequence[dict[str, Array]]) -> tuple[Weights, ...]:
-        """Gradients by torch's names as gradients by TensorFlow's; bias_hh's equals bias_ih's and has no counterpart."""
+        """Gradients by torch's names as gradients by TensorFlow's; bias_hh's equals bias_ih's and is left out."""
         layers: list[Weights] = []
         for group, named in zip(self._groups, modules, strict=True):
             for position in range(len(group)):

@@ -204,7 +204,7 @@ class _Compiler:
 
 @contextmanager
 def _cold_caches(case: Case) -> Iterator[None]:
-    """Inductor with an empty cache folder that is gone afterwards, and a compiler process for each thread of the case."""
+    """Inductor with an empty cache folder that is gone afterwards, and a compiler process for each thread."""
     import torch._inductor.config as config
     from torch._inductor.utils import fresh_inductor_cache
 
