@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> int:
     """Lists what `run` would measure."""
-    from unrollbench.plan import label
+    from unrollbench.labels import label
 
     planned = _planned(arguments)
     for case in planned.cases:
@@ -108,7 +108,7 @@ def plan(arguments: argparse.Namespace) -> int:
 def show(arguments: argparse.Namespace) -> int:
     """Prints the generated program of one case, or its graph."""
     from unrollbench import probe
-    from unrollbench.plan import label
+    from unrollbench.labels import label
 
     case = _chosen(arguments)
     listing = probe.listing(case)
@@ -331,8 +331,8 @@ def _stored(arguments: argparse.Namespace) -> Run:
 
 def _chosen(arguments: argparse.Namespace) -> Case:
     """The one case that `show` was asked for."""
+    from unrollbench import labels, suite
     from unrollbench import plan as planning
-    from unrollbench import suite
     from unrollbench.axes import to_case
 
     what: list[str] = arguments.what
@@ -347,7 +347,7 @@ def _chosen(arguments: argparse.Namespace) -> Case:
     known = what[0] in suite.names() or Path(what[0]).exists()
     cases = planning.make(suite.load(what[0]), filters=arguments.filter).cases if known else _by_key(arguments)
     if len(cases) > 1:
-        listed = [f"  {case.key}  {planning.label(case)}" for case in cases]
+        listed = [f"  {case.key}  {labels.label(case)}" for case in cases]
         raise SuiteError([f"{len(cases)} cases fit: add --filter, or show one by its key:", *listed])
     return cases[0]
 

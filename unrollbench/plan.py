@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from unrollbench import cost
 from unrollbench.axes import show
-from unrollbench.case import Case, CellOptions
+from unrollbench.case import Case
 from unrollbench.errors import NothingLeft, SuiteError
 from unrollbench.filters import parse as parse_filters
+from unrollbench.labels import label as label  # a plan is listed by its labels
 from unrollbench.suite import Group, Suite
-
-LETTERS = {"sequence_length": "T", "batch_size": "B", "input_size": "I", "num_units": "H", "num_layers": "L"}
-"""Axis -> its letter in labels."""
-LISTED_LENGTHS = 8
-"""A label lists so many lengths; more are told by their range and a digest."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,10 @@ class Estimate:
 
 
 def make(suite: Suite, *, filters: Sequence[str] = ()) -> Plan:
-    """The suite's cases that match every filter. Raises SuiteError if a filter cannot be read, NothingLeft if no case fits."""
+    """The suite's cases that match every filter.
+
+    Raises SuiteError if a filter cannot be read, NothingLeft if no case fits.
+    """
     wanted = parse_filters(filters)
     cases = tuple(dict.fromkeys(case for group in suite.groups for case in group.cases))
     kept = tuple(case for case in cases if all(one.matches(case, label(case)) for one in wanted))
@@ -100,45 +98,6 @@ def parse_duration(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise SuiteError([f"{show(text)}: expected a duration such as 90s, 5m, 1h or 1h30m"])
     return seconds
-
-
-def label(case: Case) -> str:
-    """A short name such as `lstm/static T=64 B=32 I=64 H=128 L=1 train`, different for different canonical cases.
-
-    After the letters come the mode and every other axis that is not at its default.
-    """
-    default = Case()
-    execution = case.execution if case.unroll in (None, 1) else f"{case.execution} unroll={case.unroll}"
-    parts = [
-        f"{case.cell}/{execution}",
-        *(f"{letter}={_shown(getattr(case, axis))}" for axis, letter in LETTERS.items()),
-    ]
-    parts.append(case.mode)
-    told = {*LETTERS, "cell", "execution", "unroll", "mode", "cell_options"}
-    for field in fields(Case):
-        value = getattr(case, field.name)
-        if field.name not in told and value is not None and value != getattr(default, field.name):
-            parts.append(f"{field.name}={_shown(value)}")
-    options = case.cell_options
-    parts += [
-        f"{f.name}={_shown(getattr(options, f.name))}"
-        for f in fields(CellOptions)
-        if getattr(options, f.name) != f.default
-    ]
-    return " ".join(parts)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if not isinstance(value, tuple):
-        return str(value)
-    text = ",".join(map(str, value))
-    if len(value) <= LISTED_LENGTHS:
-        return text
-    if len(set(value)) == 1:
-        return f"{value[0]}*{len(value)}"
-    return f"{min(value)}..{max(value)}#{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 @dataclass(frozen=True)

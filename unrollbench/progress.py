@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from unrollbench.plan import label
+from unrollbench.labels import label
 from unrollbench.records import Measurement
 from unrollbench.report import wording
 from unrollbench.report.summary import one_line

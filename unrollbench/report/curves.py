@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from unrollbench import stats
+from unrollbench import labels, stats
 from unrollbench.case import VARIANT_AXES, Case
 from unrollbench.records import Run
-from unrollbench.report import wording
 from unrollbench.report.groups import Group, Variant, groups
 
 QUESTION_AXES = ("sequence_length", "unroll", "parallel_iterations")
@@ -96,7 +95,7 @@ def _figure(axis: str, family: Case, members: Sequence[Variant]) -> Figure:
     by_label: dict[str, list[Variant]] = {}
     absent: list[str] = []
     for variant in members:
-        label = wording.variant(_label_case(variant.case, axis), varying)
+        label = labels.variant(_label_case(variant.case, axis), varying)
         if variant.ok:
             by_label.setdefault(label, []).append(variant)
         else:
@@ -106,7 +105,7 @@ def _figure(axis: str, family: Case, members: Sequence[Variant]) -> Figure:
         Plot(title, unit, tuple(_curve(label, axis, xs, same, values) for label, same in by_label.items()))
         for title, unit, values in _MEASURES
     )
-    return Figure(wording.network(family, without=(axis,)), axis, tuple(by_label), plots, tuple(absent))
+    return Figure(labels.network(family, without=(axis,)), axis, tuple(by_label), plots, tuple(absent))
 
 
 def _absence(label: str, axis: str, variant: Variant) -> str:

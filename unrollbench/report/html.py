@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
 
-from unrollbench import stats
+from unrollbench import labels, stats
 from unrollbench.records import Measurement, Run
 from unrollbench.report import curves, frames, plots, summary, wording
 from unrollbench.report.facts import facts
@@ -148,9 +148,9 @@ def _declared(source: str) -> Mapping[str, str]:
 
 def _trade(c: Contrast, group: Group) -> Trade:
     return Trade(
-        network=wording.network(group.network),
-        variant=wording.variant(c.variant.case, group.varying),
-        against=wording.variant(c.against.case, group.varying),
+        network=labels.network(group.network),
+        variant=labels.variant(c.variant.case, group.varying),
+        against=labels.variant(c.against.case, group.varying),
         run=wording.versus(c.run, "slower", "faster"),
         build=wording.versus(c.build, "slower", "faster"),
         memory=wording.versus(c.memory, "more", "less"),
@@ -161,13 +161,11 @@ def _trade(c: Contrast, group: Group) -> Trade:
 def _section(group: Group) -> Section:
     base = group.baseline
     return Section(
-        title=wording.network(group.network),
-        baseline=None if base is None else wording.variant(base.case, group.varying),
+        title=labels.network(group.network),
+        baseline=None if base is None else labels.variant(base.case, group.varying),
         answers=tuple(_answer(v, group) for v in group.variants if v.ok),
         sentences=tuple(wording.answer(c, group) for c in questions(group)),
-        failures=tuple(
-            (wording.variant(v.case, group.varying), reason) for v in group.variants for reason in v.reasons
-        ),
+        failures=tuple((labels.variant(v.case, group.varying), reason) for v in group.variants for reason in v.reasons),
     )
 
 
@@ -175,7 +173,7 @@ def _answer(variant: Variant, group: Group) -> Answer:
     base = group.baseline
     against = contrast(variant, base) if base is not None and variant is not base else None
     return Answer(
-        name=wording.variant(variant.case, group.varying),
+        name=labels.variant(variant.case, group.varying),
         is_baseline=variant is base,
         build=wording.seconds(stats.centre(variant.build_s)),
         run=wording.seconds(stats.centre(variant.run_s)),
@@ -192,7 +190,7 @@ def _failures(run: Run) -> list[tuple[str, str, str, int]]:
     for m in run.measurements:
         if m.status != "ok":
             key = (m.status.replace("_", " "), m.reason or "no reason recorded")
-            cases.setdefault(key, []).append(wording.label(m.case))
+            cases.setdefault(key, []).append(labels.label(m.case))
     return [(status, reason, names[0], len(names)) for (status, reason), names in cases.items()]
 
 
@@ -204,7 +202,7 @@ def _row(m: Measurement) -> Row:
     checked = metrics.error is not None and metrics.tolerance is not None
     phases = [f"{phase} {wording.seconds(value)}" for phase, value in metrics.build_phases_s.items()]
     cells = (
-        wording.label(m.case),
+        labels.label(m.case),
         str(m.repeat),
         m.status.replace("_", " "),
         wording.seconds(metrics.build_s),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from unrollbench import labels
 from unrollbench.records import STATUSES, Run
 from unrollbench.report import wording
 from unrollbench.report.groups import Contrast, Group, Variant, contrast, groups, questions
@@ -81,9 +82,9 @@ def _range(builds: Sequence[Ratio]) -> str:
 
 
 def _block(group: Group) -> str:
-    lines = [wording.network(group.network)]
+    lines = [labels.network(group.network)]
     if group.baseline is not None:
-        lines[0] += f"   (against {wording.variant(group.baseline.case, group.varying)})"
+        lines[0] += f"   (against {labels.variant(group.baseline.case, group.varying)})"
     head = _HEAD if group.baseline is None else (*_HEAD, *_RATIOS)
     rows = [head, *(_row(v, group) for v in group.variants if v.ok)]
     if len(rows) > 1:
@@ -97,7 +98,7 @@ def _block(group: Group) -> str:
 
 def _row(variant: Variant, group: Group) -> tuple[str, ...]:
     figures = (
-        wording.variant(variant.case, group.varying),
+        labels.variant(variant.case, group.varying),
         wording.seconds(centre(variant.build_s)),
         wording.seconds(centre(variant.run_s)),
         wording.size(centre(variant.run_memory_bytes)),
@@ -119,7 +120,7 @@ def _failures(group: Group) -> Iterator[str]:
     for variant in group.variants:
         for failure in variant.failures:
             if failure.status != "skipped":
-                name = wording.variant(variant.case, group.varying)
+                name = labels.variant(variant.case, group.varying)
                 yield f"  {name}: {failure.status.replace('_', ' ')}: {one_line(failure.reason)}"
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 
-from unrollbench.case import VARIANT_AXES, Case, CellOptions
+from unrollbench.labels import variant
 from unrollbench.report.groups import Contrast, Group
 from unrollbench.stats import ENOUGH_PROCESSES, FEW_PROCESSES_MARGIN, FEW_VALUES_MARGIN, Ratio, centre
 
 UNKNOWN = "-"
 """Stands where a figure is unknown; never 0."""
-
-_NETWORK_LETTERS = {"sequence_length": "T", "batch_size": "B", "input_size": "I", "num_units": "H", "num_layers": "L"}
 
 
 def seconds(value: float | None) -> str:
@@ -68,42 +65,6 @@ def versus(ratio: Ratio | None, more: str, less: str) -> str:
         return f"no difference shown ({_bounds(ratio)})"
     turned, word = (ratio, more) if ratio.estimate > 1 else (ratio.inverse(), less)
     return f"{factor(turned.estimate)} {word} ({_bounds(turned)})"
-
-
-def network(case: Case, without: tuple[str, ...] = ()) -> str:
-    """Which network, in one line: cell, dimension letters, mode, and every other axis that is not at its default.
-
-    Axes named in `without` are left out.
-    """
-    letters = {axis: letter for axis, letter in _NETWORK_LETTERS.items() if axis not in without}
-    parts = [case.cell, *(f"{letter}={_value(getattr(case, axis))}" for axis, letter in letters.items()), case.mode]
-    told = {*VARIANT_AXES, *_NETWORK_LETTERS, "cell", "mode", "cell_options", *without}
-    default = Case()
-    for f in fields(Case):
-        value = getattr(case, f.name)
-        if f.name not in told and value != getattr(default, f.name):
-            parts.append(f"{f.name}={_value(value)}")
-    for f in fields(CellOptions):
-        value = getattr(case.cell_options, f.name)
-        if value != f.default:
-            parts.append(f"{f.name}={_value(value)}")
-    return " ".join(parts)
-
-
-def variant(case: Case, varying: frozenset[str] = frozenset()) -> str:
-    """Which way to run it: the execution, and those variant axes that vary here or are not at their default."""
-    default = Case()
-    parts = [case.execution if case.backend == default.backend else f"{case.backend} {case.execution}"]
-    for axis in ("unroll", "parallel_iterations", "swap_memory"):
-        value = getattr(case, axis)
-        if value is not None and (axis in varying or value != getattr(default, axis)):
-            parts.append(f"{axis}={_value(value)}")
-    return " ".join(parts)
-
-
-def label(case: Case) -> str:
-    """The whole case in one line: how it is run, then which network."""
-    return f"{variant(case)}: {network(case)}"
 
 
 def answer(contrast: Contrast, group: Group) -> str:
@@ -215,12 +176,3 @@ def _percent(margin: float) -> str:
 def _digits(value: float) -> str:
     magnitude = abs(value)
     return f"{value:.2f}" if magnitude < 9.995 else f"{value:.1f}" if magnitude < 99.95 else f"{value:.0f}"
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, tuple):
-        shown = ",".join(map(str, value[:8]))
-        return shown if len(value) <= 8 else f"{shown},...({len(value)} values)"
-    return str(value)
