@@ -52,7 +52,7 @@ class Table:
             self.report(f'{key} is missing: expected {key} = "some text"')
         elif not isinstance(value, str) or not value.strip():
             self.report(f"{key} = {show(value)}: expected some text in quotes")
-        return str(value)
+        return value if isinstance(value, str) else ""
 
     def integer(self, key: str, default: int) -> int:
         """An integer >= 1."""
@@ -131,7 +131,9 @@ def parse(text: str, origin: str) -> Table:
     except tomllib.TOMLDecodeError as error:
         found = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|(end of document))\)", str(error), re.DOTALL)
         where = f"{found[4] or f'line {found[2]}, column {found[3]}'}: " if found else ""
-        raise SuiteError([f"{origin}: {where}not TOML: {found[1] if found else error}"]) from error
+        what = found[1] if found else str(error)
+        remedy = ": expected a number, true, false, a list, or text in quotes" if what == "Invalid value" else ""
+        raise SuiteError([f"{origin}: {where}not TOML: {what}{remedy}"]) from error
     except ValueError as error:  # a date such as 2026-02-30, an integer of thousands of digits
         raise SuiteError([f"{origin}: not TOML: {error}"]) from error
     except RecursionError as error:

@@ -177,7 +177,7 @@ def _drafts(top: Table, name: str) -> list[_Draft]:
     for table in top.tables("group"):
         table.known(GROUP_KEYS)
         name = table.text("name")
-        if name in seen:
+        if name and name in seen:
             table.report(f'name = "{name}": expected a name of its own; an earlier group has this one')
         seen.add(name)
         draft = _draft(table, name, base)
