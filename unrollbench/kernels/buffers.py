@@ -13,6 +13,7 @@ from unrollbench import cells
 from unrollbench.kernels import pack, swap
 from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.network import Network
+from unrollbench.kernels.products import PANEL_ROWS
 from unrollbench.tensors import Array, State, Weights
 
 
@@ -43,6 +44,8 @@ class Buffers:
         widest = max(widest, max(layout.padded(layout.spec.input_size) * layout.itemsize for layout in network.layouts))
         self._zeros = pack.aligned((widest // network.layouts[0].itemsize,), spec.dtype)
         self._one = np.ones(1, spec.dtype)
+        columns = 4 * network.layouts[0].lanes
+        self._panel = pack.aligned((spec.threads if spec.train else 0, PANEL_ROWS, columns), spec.dtype)
         for buffers in self.layers:
             self._allocate_fixed(buffers)
         self._gradients = self._allocate_gradients() if spec.train else None
@@ -171,6 +174,7 @@ class Buffers:
             self.point(layer, "counter", self.counter)
             self.point(layer, "zeros", self._zeros)
             self.point(layer, "one", self._one)
+            self.point(layer, "panel", self._panel)
             for s in buffers.layout.stages:
                 self.point(layer, f"bias_{s.index}", self._zeros)
                 for name in s.stage.diagonals if self._gradients is not None else ():

@@ -182,9 +182,10 @@ class LayerLayout:
 
         limit: the longest length, in steps; thread: this thread's number; t: the time step, if stepwise; counter: the
         barrier's; x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient; zeros, one: constants;
+        panel: scratch of the weight gradient;
         row...: this thread's first row and its tiles; block..., operand_block...: its first unit block and its groups.
         """
-        names = ["limit", "thread", "counter", "lengths", "x", "d_x", "d_out", "zeros", "one", "t"]
+        names = ["limit", "thread", "counter", "lengths", "x", "d_x", "d_out", "zeros", "one", "panel", "t"]
         names += ["row", "row_tiles_big", "row_tiles_small"]
         for name in self.arrays:
             names += [name, f"d_{name}"]

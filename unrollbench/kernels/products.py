@@ -21,6 +21,12 @@ OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cpython_wr
 ROW_TILE = 6
 """Rows of a register tile: 6 rows x 4 columns, 4 weights and a broadcast fill the 32 registers of AVX-512 and NEON."""
 
+WIDE_ROWS, DEEP_ROWS, DEEP_PRODUCT = 96, 48, 1024
+"""Rows that are taken through all columns before the next ones, so that they stay in the second-level cache: fewer where
+each is long (DEEP_PRODUCT elements and more)."""
+PANEL_ROWS = 128
+"""Rows of gradients that are packed into one contiguous panel: 128 rows x 4 vectors x 64 bytes fill a first-level cache."""
+
 
 @cache
 def multiply(dtype: str) -> Kernel:
@@ -34,24 +40,31 @@ def multiply(dtype: str) -> Kernel:
     tile_6x1, tile_1x1 = simd.tile(dtype, ROW_TILE, (0,)), simd.tile(dtype, 1, (0,))
 
     def product(rows, columns, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
-        column = 0
-        while column < columns:
-            wide = columns - column >= 4
-            panel, s, o, at, row = w + column * w_column, start + column * width, out + column * width, a, 0
-            while row + ROW_TILE <= rows:
-                if wide:
-                    tile_6x4(count, at, a_row, a_k, panel, w_column, w_k, s, start_row, o, out_row)
-                else:
-                    tile_6x1(count, at, a_row, a_k, panel, w_column, w_k, s, start_row, o, out_row)
-                row, at = row + ROW_TILE, at + ROW_TILE * a_row
-                s, o = s + ROW_TILE * start_row, o + ROW_TILE * out_row
-            while row < rows:
-                if wide:
-                    tile_1x4(count, at, a_row, a_k, panel, w_column, w_k, s, start_row, o, out_row)
-                else:
-                    tile_1x1(count, at, a_row, a_k, panel, w_column, w_k, s, start_row, o, out_row)
-                row, at, s, o = row + 1, at + a_row, s + start_row, o + out_row
-            column += 4 if wide else 1
+        block = WIDE_ROWS if count < DEEP_PRODUCT else DEEP_ROWS
+        for first in range(0, rows, block):
+            last = min(rows, first + block)
+            for column in range(0, columns // 4 * 4, 4):
+                panel, s, o = w + column * w_column, start + column * width, out + column * width
+                row = first
+                while row + ROW_TILE <= last:
+                    at, s_at, o_at = a + row * a_row, s + row * start_row, o + row * out_row
+                    tile_6x4(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
+                    row += ROW_TILE
+                while row < last:
+                    at, s_at, o_at = a + row * a_row, s + row * start_row, o + row * out_row
+                    tile_1x4(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
+                    row += 1
+            for column in range(columns // 4 * 4, columns):
+                panel, s, o = w + column * w_column, start + column * width, out + column * width
+                row = first
+                while row + ROW_TILE <= last:
+                    at, s_at, o_at = a + row * a_row, s + row * start_row, o + row * out_row
+                    tile_6x1(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
+                    row += ROW_TILE
+                while row < last:
+                    at, s_at, o_at = a + row * a_row, s + row * start_row, o + row * out_row
+                    tile_1x1(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
+                    row += 1
 
     return Kernel(f"multiply_{dtype}", product, 13)
 
@@ -134,25 +147,34 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: 
     inputs = layout.spec.input_size if s.stage.takes_input else 0
     has_bias = s.stage.bias is not None
     operand_size, operand_row, columns, row_bytes = s.operand_size, operand.row_bytes, s.columns, s.row_bytes
-    f_x, f_operand, f_gates, f_one, f_thread = (
-        fields[n] for n in ("x", s.stage.operand, f"gates_{i}", "one", "thread")
+    f_x, f_operand, f_gates, f_one, f_panel, f_thread = (
+        fields[n] for n in ("x", s.stage.operand, f"gates_{i}", "one", "panel", "thread")
     )
     f_d_x, f_d_h, f_d_b = (fields[f"d_{n}_{i}"] for n in ("W_x", "W_h", "bias"))
     multiplier = multiply(layout.dtype)
     product = multiplier.call
 
+    panel_bytes = PANEL_ROWS * 4 * width
+
     def run(f, t, slot, n):
-        groups = (columns + 3) // 4
-        thread = peek(f + f_thread)
-        first, last = groups * thread // threads * 4, min(columns, groups * (thread + 1) // threads * 4)
-        rows, count, offset = n * batch, last - first, first * width
-        d_pre = peek(f + f_gates) + t * batch * row_bytes + offset
+        thread, rows = peek(f + f_thread), n * batch
+        panel, one = peek(f + f_panel) + thread * panel_bytes, peek(f + f_one)
+        gates = peek(f + f_gates) + t * batch * row_bytes
         x = peek(f + f_x) + (t if x_by_time else slot) * batch * x_row
         h = peek(f + f_operand) + t * batch * operand_row
-        d_x, d_h, d_b = peek(f + f_d_x) + offset, peek(f + f_d_h) + offset, peek(f + f_d_b) + offset
-        product(inputs, count, rows, x, itemsize, x_row, d_pre, width, row_bytes, d_x, row_bytes, d_x, row_bytes)
-        product(operand_size, count, rows, h, itemsize, operand_row, d_pre, width, row_bytes, d_h, row_bytes, d_h, row_bytes)
-        if has_bias:
-            product(1, count, rows, peek(f + f_one), 0, 0, d_pre, width, row_bytes, d_b, row_bytes, d_b, row_bytes)
+        groups = (columns + 3) // 4
+        for first in range(0, rows, PANEL_ROWS):
+            depth = min(PANEL_ROWS, rows - first)
+            for group in range(groups * thread // threads, groups * (thread + 1) // threads):
+                count, offset = min(4, columns - group * 4), group * 4 * width
+                for r in range(depth):
+                    copy_bytes(panel + r * 4 * width, gates + (first + r) * row_bytes + offset, count * width)
+                out, a = peek(f + f_d_x) + offset, x + first * x_row
+                product(inputs, count, depth, a, itemsize, x_row, panel, width, 4 * width, out, row_bytes, out, row_bytes)
+                out, a = peek(f + f_d_h) + offset, h + first * operand_row
+                product(operand_size, count, depth, a, itemsize, operand_row, panel, width, 4 * width, out, row_bytes, out, row_bytes)
+                if has_bias:
+                    out = peek(f + f_d_b) + offset
+                    product(1, count, depth, one, 0, 0, panel, width, 4 * width, out, row_bytes, out, row_bytes)
 
     return Kernel("d_weights", run, 4, [multiplier])
