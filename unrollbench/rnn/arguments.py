@@ -80,10 +80,7 @@ def array(name: str, value: Any, dtype: str, shape: Sequence[int | None], legend
             remedy = f"{name}.astype(np.{dtype})" if name.isidentifier() else f".astype(np.{dtype})"
             raise ArgumentTypeError(f"{name}: got {result.dtype}, wanted {dtype}; convert it with {remedy}")
     else:
-        try:
-            result = np.asarray(value, dtype)
-        except (TypeError, ValueError) as error:
-            raise ArgumentTypeError(f"{name}: got {type(value).__name__}, wanted an array {legend}: {error}") from None
+        result = _from_numbers(name, value, f"an array {legend}").astype(dtype)
     if result.ndim != len(shape) or any(w is not None and g != w for g, w in zip(result.shape, shape, strict=True)):
         sizes = ", ".join("any" if size is None else str(size) for size in shape)
         raise ArgumentError(f"{name}: got shape {result.shape}, wanted {legend} = ({sizes})")
@@ -101,7 +98,7 @@ def lengths(value: Any, batch_size: int, steps: int) -> Lengths | None:
     """`sequence_length` as int64 (B,), each in 0..steps; None for None."""
     if value is None:
         return None
-    result = np.asarray(value)
+    result = _from_numbers("sequence_length", value, "integers, one per batch row")
     if result.size == 0 and batch_size == 0:
         return np.zeros(0, np.int64)
     if result.dtype.kind not in "iu":
@@ -115,6 +112,18 @@ def lengths(value: Any, batch_size: int, steps: int) -> Lengths | None:
             f"sequence_length[{row}]: got {result[row]}, wanted 0..{steps}, the time steps of the inputs"
         )
     return result.astype(np.int64)
+
+
+def _from_numbers(name: str, value: Any, wanted: str) -> npt.NDArray[Any]:
+    """An array, or the array that nested lists of numbers spell."""
+    try:
+        result = np.asarray(value)
+    except ValueError:
+        raise ArgumentTypeError(f"{name}: got a ragged {type(value).__name__}, wanted {wanted}") from None
+    if result.dtype.kind not in "fiu":
+        got = result.dtype if isinstance(value, np.ndarray | list | tuple) else type(value).__name__
+        raise ArgumentTypeError(f"{name}: got {got}, wanted {wanted}")
+    return result
 
 
 def finite(name: str, values: Array, valid: Mask | None = None) -> Array:

@@ -31,8 +31,10 @@ def dynamic_rnn(  # noqa: PLR0913 - TensorFlow's signature
     output is zero, the state is copied through, and the input may be anything. initial_state: nested as the cell's
     state; None is zeros. dtype: TensorFlow wants it where there is no initial_state; here None takes the cell's, or
     else the inputs'. parallel_iterations (None: 32) trades memory for time; swap_memory matters for gradients only,
-    which are those of `compile`. scope named TensorFlow's variables and has nothing to name here. The first call
-    builds the cell. The program is kept by the cell: calls of the same shape do not compile again, and run on one thread (`compile` offers more).
+    which are those of `compile`. scope named TensorFlow's variables and has nothing to name here.
+
+    The first call builds the cell. The cell keeps the program: calls of the same shape do not compile again. It runs
+    on one thread; `compile` offers more.
 
     Raises:
         ArgumentError: an argument cannot be used; the message names it.
