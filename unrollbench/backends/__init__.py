@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from unrollbench.case import Case
 from unrollbench.errors import BackendUnavailable
@@ -75,6 +75,14 @@ class Program(Protocol):
 
     def close(self) -> None:
         """Gives back threads and memory; the program cannot run afterwards."""
+
+
+@runtime_checkable
+class CountsCompilations(Protocol):
+    """What a program also has where its framework lets one count what it compiles."""
+
+    def compilations(self) -> int:
+        """How often anything was traced or compiled for this program, or in its process; it only ever grows."""
 
 
 class Backend(Protocol):
