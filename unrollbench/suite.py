@@ -6,6 +6,9 @@
     [measure]                                          # optional: repeats, min_samples, min_time_s, timeout_s
     [axes]                                             # any axis of a case: a value, or a list of values to multiply
     execution = ["static", "stepwise"]
+    mode = ["forward", "train"]
+    batch_size = 2
+    num_layers = 2
     num_units = [64, [64, 32]]                         # a list in the list: one size per layer
     lengths = ["full", 16, [3, 5]]                     # 16: every row's length; a list in the list: one per batch row
     cell_options = [{}, { use_peepholes = true }]
