@@ -20,9 +20,9 @@ def bar(progress: Progress, width: int) -> str:
     """One line of at most `width` characters: the bar, how many are done, the time left, and what is measured now."""
     total = max(progress.total, 1)
     filled = _BAR * progress.done // total
-    left = "" if progress.remaining_s is None else f", {wording.seconds(progress.remaining_s)} left"
+    left = f"{progress.done}/{progress.total}, {wording.seconds(progress.remaining_s)} left"
     now = "" if progress.case is None else f"  {label(progress.case)}"
-    return f"[{'#' * filled}{'.' * (_BAR - filled)}] {progress.done}/{progress.total}{left}{now}"[:width]
+    return f"[{'#' * filled}{'.' * (_BAR - filled)}] {left}{now}"[:width]
 
 
 def finished(progress: Progress, measurement: Measurement) -> str:

@@ -18,7 +18,7 @@ SHAPE_AXES = ("batch_size", "num_units", "num_layers", "input_size", "threads")
 _MEASURES: tuple[tuple[str, str, Callable[[Variant], stats.Processes]], ...] = (
     ("Build time", "s", lambda variant: variant.build_s),
     ("Time of one run", "s", lambda variant: variant.run_s),
-    ("Memory while running, above the start", "bytes", lambda variant: variant.run_memory_bytes),
+    ("Memory while running", "bytes", lambda variant: variant.run_memory_bytes),
 )
 
 

@@ -122,6 +122,7 @@ def _content(run: Run) -> dict[str, Any]:
         "run": run,
         "title": declared.get("title") or run.suite,
         "question": declared.get("question"),
+        "moment": wording.moment,
         "headlines": summary.headlines(found),
         "tally": summary.tally(run),
         "caveat": wording.caveat(summary.ratios(found)),

@@ -151,4 +151,4 @@ def _spaced(ticks: Sequence[Tick]) -> tuple[Tick, ...]:
 def _scale_words(y_logarithmic: bool, x_logarithmic: bool) -> str:
     if y_logarithmic:
         return "vertical axis logarithmic"
-    return "vertical axis from 0, horizontal logarithmic" if x_logarithmic else "axes linear"
+    return "vertical axis linear" if x_logarithmic else "both axes linear"

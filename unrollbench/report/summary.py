@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +12,8 @@ from unrollbench.report import wording
 from unrollbench.report.groups import Contrast, Group, Variant, contrast, groups, questions
 from unrollbench.stats import Ratio, centre
 
+_WIDTH = 100
+"""Characters of a line of running text."""
 _HEAD = ("variant", "build", "run", "memory")
 _RATIOS = ("run time", "build time", "memory")
 
@@ -21,7 +24,7 @@ def text(run: Run) -> str:
     blocks = [_block(group) for group in found]
     note = wording.caveat(ratios(found))
     ending = [*skips(run), tally(run), *headlines(found)]
-    return "\n\n".join([*blocks, *([note] if note else []), "\n".join(ending)])
+    return "\n\n".join([*blocks, *([textwrap.fill(note, _WIDTH)] if note else []), "\n".join(ending)])
 
 
 def ratios(found: Sequence[Group]) -> list[Ratio]:
@@ -54,31 +57,53 @@ def headlines(found: Sequence[Group]) -> tuple[str, ...]:
     asked = [(c, group) for group in found for c in questions(group) if c.variant.case.execution == "static"]
     if not asked:
         return ("No network was measured both static and dynamic, so this run does not say which is better.",)
-    if len(asked) == 1:
-        return (wording.answer(*asked[0]),)
     backends = tuple(dict.fromkeys(c.variant.case.backend for c, _ in asked))
-    return tuple(_headline(backend, [c for c, _ in asked if c.variant.case.backend == backend]) for backend in backends)
+    return tuple(
+        _headline(backend, [pair for pair in asked if pair[0].variant.case.backend == backend]) + _gaps(backend, found)
+        for backend in backends
+    )
 
 
 def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _headline(backend: str, asked: Sequence[Contrast]) -> str:
-    runs = [c.run for c in asked if c.run is not None]
-    builds = [c.build for c in asked if c.build is not None]
-    faster = sum(1 for r in runs if r.shown and r.estimate < 1)
-    slower = sum(1 for r in runs if r.shown and r.estimate > 1)
-    said = (
-        f"{backend}: static against dynamic in {len(asked)} networks: runs faster in {faster}, slower in {slower}, "
-        f"no difference that this run can show in {len(runs) - faster - slower}"
-    )
+def _headline(backend: str, asked: Sequence[tuple[Contrast, Group]]) -> str:
+    if len(asked) == 1:
+        return wording.answer(*asked[0])
+    runs = [c.run for c, _ in asked if c.run is not None]
+    builds = [c.build for c, _ in asked if c.build is not None]
+    said = f"{backend}, static against dynamic in {len(asked)} networks: {_counts(runs)}"
     return f"{said}; {_range(builds)}." if builds else f"{said}; build times are unknown."
 
 
+def _counts(runs: Sequence[Ratio]) -> str:
+    """`runs faster in 5, no difference in run time that this run can show in 1`."""
+    shown = [r for r in runs if r.shown]
+    faster = sum(1 for r in shown if r.estimate < 1)
+    neither = len(runs) - len(shown)
+    parts = [f"runs faster in {faster}"] if faster else []
+    parts += [f"runs slower in {len(shown) - faster}"] if len(shown) > faster else []
+    parts += [f"no difference in run time that this run can show in {neither if shown else 'any'}"] if neither else []
+    return ", ".join(parts)
+
+
 def _range(builds: Sequence[Ratio]) -> str:
-    low, high = min(r.estimate for r in builds), max(r.estimate for r in builds)
-    return f"builds take {wording.factor(low)} to {wording.factor(high)} the time"
+    ends = (min(r.estimate for r in builds), max(r.estimate for r in builds))
+    said = dict.fromkeys(wording.factor(end) for end in ends)
+    return f"builds take {' to '.join(said)} the time"
+
+
+def _gaps(backend: str, found: Sequence[Group]) -> str:
+    """What the answer leaves out: networks whose static variant has no figures, and why; they may be the worst."""
+    statuses = Counter(
+        v.measurements[0].status.replace("_", " ")
+        for group in found
+        for v in group.variants
+        if v.case.backend == backend and v.case.execution == "static" and not v.ok
+    )
+    said = ", ".join(f"{number} {status}" for status, number in statuses.items())
+    return f" Static has no figures in {_plural(sum(statuses.values()), 'more network')} ({said})." if said else ""
 
 
 def _block(group: Group) -> str:

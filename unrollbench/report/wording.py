@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 
 from unrollbench.labels import variant
 from unrollbench.report.groups import Contrast, Group
@@ -37,6 +38,16 @@ def size(value: float | None) -> str:
         scaled /= 1024
         units.pop(0)
     return f"{scaled:.0f} {units[0]}" if units[0] == "B" else f"{_digits(scaled)} {units[0]}"
+
+
+def moment(text: str) -> str:
+    """An ISO 8601 moment as people read it, to the second: `2026-11-21 01:35:10 UTC`; anything else as it is."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    zone = "" if found.tzinfo is None else " UTC" if not found.utcoffset() else f" {found:%z}"
+    return f"{found:%Y-%m-%d %H:%M:%S}{zone}"
 
 
 def count(value: float | None) -> str:

@@ -1,0 +1,114 @@
+"""A row holds every axis and every figure, enough to build its case again, and nothing that was not known."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import fields
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.runs import adversarial, failed, measured, run_of, three_ways
+from unrollbench.case import Case, CellOptions, from_json
+from unrollbench.records import Measurement, Metrics, Run, Sample
+from unrollbench.report import frames
+
+ODD = Case(
+    execution="static",
+    cell_options=CellOptions(forget_bias=0.5, use_peepholes=True, num_proj=3),
+    num_units=(8, 4),
+    num_layers=2,
+    batch_size=2,
+    sequence_length=5,
+    lengths=(0, 5),
+    time_major=False,
+).canonical()
+
+
+def rebuilt(row: dict[str, Any]) -> Case:
+    """The case of a row of results, from its columns alone."""
+
+    def value(name: str) -> Any:
+        found = row[name]
+        if pd.isna(found):
+            return None
+        if name in ("lengths", "num_units") and str(found).startswith("["):
+            return json.loads(found)
+        return found.item() if hasattr(found, "item") else found
+
+    axes = {f.name: value(f.name) for f in fields(Case) if f.name != "cell_options"}
+    return from_json({**axes, "cell_options": {f.name: value(f.name) for f in fields(CellOptions)}})
+
+
+def test_every_axis_and_every_field_of_the_records_is_a_column() -> None:
+    columns = set(frames.results(run_of()).columns)
+    axes = {f.name for f in fields(Case)} - {"cell_options"} | {f.name for f in fields(CellOptions)}
+    figures = {f.name for f in fields(Metrics)} - {"build_phases_s"}
+    outcome = {f.name for f in fields(Measurement)} - {"case", "metrics", "samples"}
+    assert axes | figures | outcome <= columns
+
+
+def test_no_name_is_used_twice() -> None:
+    names = [f.name for kind in (Case, CellOptions, Metrics, Measurement) for f in fields(kind)]
+    assert len(names) == len(set(names))
+
+
+def test_what_has_a_unit_says_so_in_its_name() -> None:
+    frame = frames.results(run_of(*three_ways()))
+    without = {"forget_bias", "cell_clip", "proj_clip", "steal_fraction", "error", "tolerance"}
+    real = {name for name, dtype in frame.dtypes.items() if str(dtype) == "Float64"} - without
+    assert {name for name in real if not str(name).endswith(("_s", "_bytes"))} == set()
+
+
+@pytest.mark.parametrize("case", [ODD, Case().canonical(), Case(mode="train", swap_memory=True, unroll=4).canonical()])
+def test_a_row_of_the_csv_is_enough_to_build_its_case_again(case: Case) -> None:
+    text = frames.results(run_of(measured(case))).to_csv(index=False)
+    frame = pd.read_csv(io.StringIO(text), dtype_backend="numpy_nullable")
+    (row,) = frame.to_dict("records")
+    assert rebuilt({str(name): value for name, value in row.items()}) == case
+    assert row["case_key"] == case.key
+
+
+def test_figures_follow_from_the_samples() -> None:
+    case = Case(sequence_length=8).canonical()
+    (row,) = frames.results(run_of(measured(case, 2e-3, samples=(1.0, 3.0, 2.0)))).to_dict("records")
+    assert row["run_median_s"] == pytest.approx(4e-3)
+    assert row["run_min_s"] == pytest.approx(2e-3)
+    assert row["run_iqr_s"] == pytest.approx(2e-3)
+    assert row["samples_count"] == 3
+    assert row["gflops_per_s"] == pytest.approx(case.flops / 4e-3 / 1e9)
+    assert row["build_llvm_s"] == pytest.approx(0.45)
+
+
+def test_unknown_is_empty_with_its_reason() -> None:
+    frame = frames.results(run_of(measured(Case(), samples=()), failed(Case(seed=1), "crashed", "SIGSEGV")))
+    for name in ("run_median_s", "run_min_s", "run_iqr_s", "gflops_per_s", "device_bytes", "code_bytes"):
+        assert frame[name].isna().all()
+    assert json.loads(str(frame["unknown"][0])) == {"device_bytes": "no accelerator"}
+    assert frame["reason"][1] == "SIGSEGV"
+    assert frame["build_s"].isna().tolist() == [False, True]
+
+
+def test_whole_numbers_stay_whole_beside_empty_ones() -> None:
+    text = frames.results(run_of(measured(Case()), failed(Case(seed=1), "skipped"))).to_csv(index=False)
+    assert ",17," in text
+    assert ",17.0," not in text
+
+
+def test_samples_have_a_row_each_with_the_key_of_their_case() -> None:
+    run = run_of(*three_ways(), measured(Case(sequence_length=8).canonical(), samples=(1.0, 2.0), repeat=1))
+    frame = frames.samples(run)
+    assert len(frame) == 32
+    last = frame.iloc[-1]
+    assert (last["case_key"], last["repeat"], last["sample"]) == (run.measurements[-1].case.key, 1, 1)
+    assert last["run_s"] == pytest.approx(Sample(int(last["loops"]), float(last["elapsed_s"])).run_s)
+
+
+@pytest.mark.parametrize("run", adversarial().values(), ids=adversarial().keys())
+def test_every_run_has_frames_with_a_row_per_measurement(run: Run) -> None:
+    frame = frames.results(run)
+    assert len(frame) == len(run.measurements)
+    assert len(frames.samples(run)) == sum(len(m.samples) for m in run.measurements)
+    assert list(frame["status"]) == [m.status for m in run.measurements]

@@ -1,0 +1,102 @@
+"""Only what may be compared is compared, and always against the plain loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.runs import failed, measured, run_of, three_ways
+from unrollbench.case import Case
+from unrollbench.report.groups import Variant, baseline, contrast, groups, questions, run_memory_bytes
+
+LOOP = Case(execution="dynamic", mode="train")
+
+
+def variant(case: Case) -> Variant:
+    return Variant(case.canonical(), (measured(case),))
+
+
+def test_cases_that_differ_only_in_how_they_are_run_are_one_group() -> None:
+    ways = [
+        LOOP,
+        replace(LOOP, unroll=4),
+        replace(LOOP, parallel_iterations=1),
+        replace(LOOP, swap_memory=True),
+        replace(LOOP, execution="static"),
+        replace(LOOP, backend="jax"),
+    ]
+    (group,) = groups(run_of(*map(measured, ways)))
+    assert len(group.variants) == 6
+    assert group.varying == {"backend", "execution", "unroll", "parallel_iterations", "swap_memory"}
+
+
+@pytest.mark.parametrize("axis", ["mode", "sequence_length", "batch_size", "threads", "dtype", "seed", "time_major"])
+def test_cases_that_differ_in_the_network_or_its_data_are_not(axis: str) -> None:
+    values: dict[str, Any] = {"mode": "forward", "dtype": "float64", "time_major": False}
+    other = replace(LOOP, **{axis: values.get(axis, 7)})
+    assert len(groups(run_of(measured(LOOP), measured(other)))) == 2
+
+
+def test_the_processes_of_one_case_are_one_variant() -> None:
+    (group,) = groups(run_of(*(measured(LOOP, repeat=repeat) for repeat in (2, 0, 1))))
+    (only,) = group.variants
+    assert [m.repeat for m in only.measurements] == [0, 1, 2]
+    assert len(only.run_s) == 3
+    assert group.baseline is None
+
+
+def test_the_baseline_is_the_plain_loop() -> None:
+    ways = [
+        replace(LOOP, execution="static"),
+        replace(LOOP, unroll=4),
+        replace(LOOP, parallel_iterations=1),
+        replace(LOOP, swap_memory=True),
+        replace(LOOP, backend="jax"),
+        LOOP,
+    ]
+    found = baseline(map(variant, ways))
+    assert found is not None
+    assert found.case == LOOP.canonical()
+
+
+def test_a_loop_without_figures_is_no_baseline() -> None:
+    static = replace(LOOP, execution="static")
+    stepwise = replace(LOOP, execution="stepwise")
+    (group,) = groups(run_of(failed(LOOP, "crashed"), measured(static), measured(stepwise)))
+    assert group.baseline is not None
+    assert group.baseline.case.execution == "static"
+    assert questions(group) == ()
+
+
+def test_a_contrast_is_the_first_in_units_of_the_second() -> None:
+    (group,) = groups(run_of(*three_ways()))
+    loop, static, _ = group.variants
+    found = contrast(static, loop)
+    assert found.run is not None
+    assert found.build is not None
+    assert found.memory is not None
+    assert found.run.estimate == pytest.approx(0.5)
+    assert found.build.estimate == pytest.approx(10.0)
+    assert found.memory.estimate == pytest.approx(4.0)
+
+
+def test_questions_are_static_and_the_fastest_each_against_its_own_backends_loop() -> None:
+    ways = [
+        measured(LOOP, 1.0),
+        measured(replace(LOOP, execution="static"), 0.9),
+        measured(replace(LOOP, unroll=4), 0.5),
+        measured(replace(LOOP, unroll=8), 0.7),
+        measured(replace(LOOP, backend="jax"), 3.0),
+        measured(replace(LOOP, backend="jax", execution="static"), 2.0),
+    ]
+    (group,) = groups(run_of(*ways))
+    asked = [(c.variant.case.backend, c.variant.case.execution, c.variant.case.unroll) for c in questions(group)]
+    assert asked == [("jax", "static", None), ("numba_cpu", "static", None), ("numba_cpu", "dynamic", 4)]
+    assert {c.against.case.backend for c in questions(group)} == {"jax", "numba_cpu"}
+
+
+def test_memory_is_unknown_if_either_end_is() -> None:
+    assert run_memory_bytes(measured(LOOP, memory_bytes=None).metrics) is None
+    assert run_memory_bytes(measured(LOOP, memory_bytes=5).metrics) == 5

@@ -1,0 +1,76 @@
+"""The end of a run on the terminal answers the question, or says why it cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.runs import adversarial, failed, measured, run_of, three_ways
+from unrollbench.case import Case
+from unrollbench.records import Run
+from unrollbench.report import summary
+
+
+def test_each_way_has_a_line_with_build_run_memory_and_ratios() -> None:
+    lines = summary.text(run_of(*three_ways())).splitlines()
+    (static,) = [line for line in lines if line.startswith("  static ")]
+    for figure in ("5.00 s", "500 us", "4.00 MiB", "2.00x faster (", "10.0x slower (", "4.00x more ("):
+        assert figure in static
+    (loop,) = [line for line in lines if line.startswith("  dynamic ")]
+    assert loop.endswith("baseline")
+
+
+def test_it_ends_with_the_answer() -> None:
+    one = summary.text(run_of(*three_ways())).splitlines()[-1]
+    assert one.startswith("static runs 2.00x faster (")
+    several = summary.text(run_of(*three_ways(8), *three_ways(16), *three_ways(32, static_run_s=1e-3))).splitlines()[-1]
+    assert several.startswith("numba_cpu, static against dynamic in 3 networks: runs faster in 2, no difference in run")
+    assert several.endswith("in 1; builds take 10.0x the time.")
+
+
+def test_without_any_difference_it_says_that_once() -> None:
+    run = run_of(*three_ways(8, static_run_s=1e-3), *three_ways(16, static_run_s=1e-3))
+    assert "no difference in run time that this run can show in any" in summary.text(run)
+
+
+def test_networks_whose_static_case_failed_are_not_left_out_of_the_answer() -> None:
+    large = Case(execution="dynamic", sequence_length=512)
+    crashed = failed(replace(large, execution="static"), "timeout", "longer than 60 s")
+    said = summary.text(run_of(*three_ways(), measured(large), crashed))
+    assert said.endswith("Static has no figures in 1 more network (1 timeout).")
+    assert "  static: timeout: longer than 60 s" in said
+
+
+def test_without_a_pair_it_says_that_it_cannot_answer() -> None:
+    said = summary.text(run_of(measured(Case(execution="static"))))
+    assert said.endswith("No network was measured both static and dynamic, so this run does not say which is better.")
+    assert "one variant only: nothing to hold it against." in said
+
+
+def test_skips_are_told_once_per_reason_with_their_number() -> None:
+    skipped = [failed(Case(backend="jax", sequence_length=n), "skipped", "no jax") for n in (8, 16)]
+    assert "skipped, jax, 2 cases: no jax" in summary.text(run_of(*skipped)).splitlines()
+
+
+def test_the_tally_counts_what_is_missing() -> None:
+    assert summary.tally(run_of(*three_ways(), planned=5)) == (
+        "3 measurements: 3 ok; 2 of 5 missing: the run is still going or was cut short."
+    )
+    assert summary.tally(run_of(planned=2)).startswith("nothing was measured; 2 of 2 missing")
+
+
+@pytest.mark.parametrize("run", adversarial().values(), ids=adversarial().keys())
+def test_every_run_has_a_summary_without_invented_figures(run: Run) -> None:
+    said = summary.text(run)
+    assert summary.tally(run) in said
+    assert "nan" not in said
+    assert "None" not in said
+    if not any(m.status == "ok" and m.samples for m in run.measurements):
+        assert "faster" not in said
+        assert "slower" not in said
+
+
+def test_a_long_reason_takes_one_line() -> None:
+    assert summary.one_line("a\n\tb" + " c" * 500).startswith("a b c")
+    assert len(summary.one_line("c " * 500)) <= 200
