@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -86,8 +87,9 @@ class LayerSpec:
         return self.options.num_proj or self.num_units
 
 
+@cache
 def load(name: str, options: CellOptions, dtype: str) -> Cell:
-    """The cell's equations with options and constants of `dtype` built in."""
+    """The cell's equations with options and constants of `dtype` built in; the same object for the same arguments."""
     cell: Cell = import_module(BUILT_IN[name]).cell(options, np.dtype(dtype).type)
     return cell
 

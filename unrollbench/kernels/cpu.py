@@ -1,8 +1,12 @@
-"""The compiled kernels of one layer on the CPU, by the names that a driver calls them."""
+"""The compiled kernels of one layer on the CPU, by the names that a driver calls them.
+
+Kernels depend on a layer's layout alone, so equal layers of a stack, and later programs in the same process, share them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from numba import njit
@@ -25,7 +29,7 @@ def forward_kernels(layouts: tuple[LayerLayout, ...], index: int, window: int) -
     layout = layouts[index]
     x_row, x_by_time = x_row_bytes(layouts, index), index == 0 or layout.train
     projects = [products.project(layout, s, x_row, x_by_time, window) for s in layout.stages]
-    return {"project": _together(projects), "step": _forward_step(layout)}
+    return {"project": _together(tuple(projects)), "step": _forward_step(layout)}
 
 
 def backward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Kernel]:
@@ -36,11 +40,12 @@ def backward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, 
     return {
         "back_step": _backward_step(layout),
         "d_inputs": products.input_gradient(layout, d_x_row, by_time=index == 0),
-        "d_weights": _together([products.weight_gradient(layout, s, x_row, True) for s in layout.stages]),
+        "d_weights": _together(tuple(products.weight_gradient(layout, s, x_row, True) for s in layout.stages)),
     }
 
 
-def _together(kernels: list[Kernel]) -> Kernel:
+@cache
+def _together(kernels: tuple[Kernel, ...]) -> Kernel:
     """One kernel (f, t, slot, n) that calls all of them."""
     if len(kernels) == 1:
         return kernels[0]
@@ -55,7 +60,7 @@ def _namespace(layout: LayerLayout) -> dict[str, Any]:
 
     @njit(**OPTIONS)
     def barrier(f, members):
-        threads.barrier(simd.peek(f + counter), members)
+        threads.barrier(simd.peek(f, counter), members)
 
     return {"load": load, "store": store, "zero": zero, "peek": simd.peek, "barrier": barrier}
 
@@ -70,25 +75,31 @@ def _tile_offsets(layout: LayerLayout, s: StageLayout, blocks: int) -> tuple[int
     return tuple(b * layout.width + g * s.gate_bytes for b in range(blocks) for g in range(len(s.stage.gates)))
 
 
+@cache
 def _forward_step(layout: LayerLayout) -> Kernel:
     namespace, uses = _namespace(layout), []
     for s in layout.stages:
         for rows in _sizes(layout.rows.big):
             for blocks in _sizes(s.groups.big):
-                namespace[f"tile_{s.index}_{rows}x{blocks}"] = simd.tile(layout.dtype, rows, _tile_offsets(layout, s, blocks))
+                offsets, a_row = _tile_offsets(layout, s, blocks), layout.arrays[s.stage.operand].row_bytes
+                accumulate = simd.accumulate(layout.dtype, rows, offsets, s.operand_size, a_row, s.row_bytes)
+                namespace[f"tile_{s.index}_{rows}x{blocks}"] = accumulate
         namespace[f"forward_{s.index}"] = njit(s.stage.forward, forceinline=True, **OPTIONS)
         uses.append(_kernel(f"equations_{s.index}", forward.equations(layout, s), namespace))
         namespace[f"equations_{s.index}"] = uses[-1].call
     return _kernel("step", forward.step(layout), namespace, uses)
 
 
+@cache
 def _backward_step(layout: LayerLayout) -> Kernel:
     namespace, uses = _namespace(layout), []
     for s in layout.stages:
         for rows in _sizes(layout.rows.big):
             for blocks in _sizes(s.operand_groups.big):
                 offsets = tuple(b * layout.width for b in range(blocks))
-                namespace[f"tile_T{s.index}_{rows}x{blocks}"] = simd.tile(layout.dtype, rows, offsets)
+                depth, out_row = s.row_bytes // layout.itemsize, layout.arrays[s.stage.operand].row_bytes
+                accumulate = simd.accumulate(layout.dtype, rows, offsets, depth, s.row_bytes, out_row)
+                namespace[f"tile_T{s.index}_{rows}x{blocks}"] = accumulate
         namespace[f"backward_{s.index}"] = njit(s.stage.backward, forceinline=True, **OPTIONS)
         uses.append(_kernel(f"gradients_{s.index}", gradient.gradients(layout, s), namespace))
         namespace[f"gradients_{s.index}"] = uses[-1].call

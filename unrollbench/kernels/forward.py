@@ -13,15 +13,13 @@ def step(layout: LayerLayout) -> str:
         arguments = _addresses(layout, s)
         lines += [f"{name}_{s.index} = {value}" for name, value in arguments.items()]
         lines += [f"operand, W = {array(layout, s.stage.operand)}, {field(layout, f'W_h_{s.index}')}"]
-        operand, passed = layout.arrays[s.stage.operand], ", ".join(f"{name}_{s.index}" for name in arguments)
-        depth = s.operand_size * layout.width
+        passed = ", ".join(f"{name}_{s.index}" for name in arguments)
 
-        def tile(rows: int, blocks: int, s: StageLayout = s, depth: int = depth, passed: str = passed, a: int = operand.row_bytes) -> list[str]:
-            at = f"gates_{s.index} + row * {s.row_bytes} + block * {layout.width}"
+        def tile(rows: int, blocks: int, s: StageLayout = s, passed: str = passed) -> list[str]:
+            a_row, w_block = layout.arrays[s.stage.operand].row_bytes, s.operand_size * len(s.stage.gates) * layout.width
             return [
-                f"at = {at}",
-                f"tile_{s.index}_{rows}x{blocks}({s.operand_size}, operand + row * {a}, {a}, {layout.itemsize}, "
-                f"W + block * {depth * len(s.stage.gates)}, {depth}, {layout.width}, at, {s.row_bytes}, at, {s.row_bytes})",
+                f"tile_{s.index}_{rows}x{blocks}(operand + row * {a_row}, W + block * {w_block}, "
+                f"gates_{s.index} + row * {s.row_bytes} + block * {layout.width})",
                 f"equations_{s.index}(t, lengths, row, {rows}, block, {blocks}, {passed})",
             ]
 

@@ -34,9 +34,8 @@ def _product(layout: LayerLayout, s: StageLayout) -> list[str]:
 
     def tile(rows: int, blocks: int) -> list[str]:
         return [
-            f"at = d_operand + row * {row_bytes} + block * {layout.width}",
-            f"tile_T{s.index}_{rows}x{blocks}({depth}, gates_{s.index} + row * {s.row_bytes}, {s.row_bytes}, {layout.itemsize}, "
-            f"W + block * {depth * layout.width}, {depth * layout.width}, {layout.width}, at, {row_bytes}, at, {row_bytes})",
+            f"tile_T{s.index}_{rows}x{blocks}(gates_{s.index} + row * {s.row_bytes}, W + block * {depth * layout.width}, "
+            f"d_operand + row * {row_bytes} + block * {layout.width})"
         ]
 
     lines = [f"d_operand, W = {field(layout, f'd_{s.stage.operand}')}, {field(layout, f'W_hT_{s.index}')}"]

@@ -98,7 +98,7 @@ def _barrier(layout: LayerLayout, members: int) -> Any:
 
     @njit(**OPTIONS)
     def barrier(f):
-        threads.barrier(simd.peek(f + counter), members)
+        threads.barrier(simd.peek(f, counter), members)
 
     return barrier
 

@@ -69,6 +69,7 @@ def multiply(dtype: str) -> Kernel:
     return Kernel(f"multiply_{dtype}", product, 13)
 
 
+@cache
 def project(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool, window: int) -> Kernel:
     """`project(f, t, slot, n)`: gate buffers of n steps from t = x . W_x + bias, or the bias alone without an input.
 
@@ -88,18 +89,18 @@ def project(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool, wi
     product = multiplier.call
 
     def run(f, t, slot, n):
-        thread = peek(f + f_thread)
+        thread = peek(f, f_thread)
         if carries and t > 0:
             own, end = state_bytes * thread // threads, state_bytes * (thread + 1) // threads
-            state = peek(f + f_h) + own
+            state = peek(f, f_h) + own
             copy_bytes(state, state + window * state_bytes, end - own)
         rows = n * batch
         first, last = share(rows, threads, thread)
-        x = peek(f + f_x) + ((t if x_by_time else slot) * batch + first) * x_row
-        gates = peek(f + f_gates) + ((t if gates_by_time else slot) * batch + first) * row_bytes
+        x = peek(f, f_x) + ((t if x_by_time else slot) * batch + first) * x_row
+        gates = peek(f, f_gates) + ((t if gates_by_time else slot) * batch + first) * row_bytes
         product(
-            last - first, columns, depth, x, x_row, itemsize, peek(f + f_w), depth * width, width,
-            peek(f + f_bias), 0, gates, row_bytes,
+            last - first, columns, depth, x, x_row, itemsize, peek(f, f_w), depth * width, width,
+            peek(f, f_bias), 0, gates, row_bytes,
         )  # fmt: skip
 
     return Kernel("project", run, 4, [multiplier])
@@ -112,6 +113,7 @@ def share(rows, threads, thread):
     return min(rows, thread * per_thread), min(rows, (thread + 1) * per_thread)
 
 
+@cache
 def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
     """`input_gradient(f, t, slot, n)`: d_x of n steps from t = sum over stages of d_pre . W_x^T."""
     fields, batch, threads, itemsize, width = layout.fields, layout.batch, layout.threads, layout.itemsize, layout.width
@@ -125,14 +127,14 @@ def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
     product = multiplier.call
 
     def run(f, t, slot, n):
-        first, last = share(n * batch, threads, peek(f + f_thread))
-        out = peek(f + f_d_x) + ((t if by_time else slot) * batch + first) * d_x_row
-        start, start_row = peek(f + f_zeros), 0
+        first, last = share(n * batch, threads, peek(f, f_thread))
+        out = peek(f, f_d_x) + ((t if by_time else slot) * batch + first) * d_x_row
+        start, start_row = peek(f, f_zeros), 0
         for i in range(len(f_gates)):
             depth = row_bytes[i] // itemsize
-            gates = peek(f + f_gates[i]) + (t * batch + first) * row_bytes[i]
+            gates = peek(f, f_gates[i]) + (t * batch + first) * row_bytes[i]
             product(
-                last - first, columns, depth, gates, row_bytes[i], itemsize, peek(f + f_w[i]), depth * width, width,
+                last - first, columns, depth, gates, row_bytes[i], itemsize, peek(f, f_w[i]), depth * width, width,
                 start, start_row, out, d_x_row,
             )  # fmt: skip
             start, start_row = out, d_x_row
@@ -140,6 +142,7 @@ def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
     return Kernel("d_inputs", run, 4, [multiplier])
 
 
+@cache
 def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool) -> Kernel:
     """`weight_gradient(f, t, slot, n)`: adds x^T . d_pre, operand^T . d_pre and the column sums of d_pre over n steps from t."""
     fields, i, batch, threads, itemsize, width = layout.fields, s.index, layout.batch, layout.threads, layout.itemsize, layout.width
@@ -157,11 +160,11 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: 
     panel_bytes = PANEL_ROWS * 4 * width
 
     def run(f, t, slot, n):
-        thread, rows = peek(f + f_thread), n * batch
-        panel, one = peek(f + f_panel) + thread * panel_bytes, peek(f + f_one)
-        gates = peek(f + f_gates) + t * batch * row_bytes
-        x = peek(f + f_x) + (t if x_by_time else slot) * batch * x_row
-        h = peek(f + f_operand) + t * batch * operand_row
+        thread, rows = peek(f, f_thread), n * batch
+        panel, one = peek(f, f_panel) + thread * panel_bytes, peek(f, f_one)
+        gates = peek(f, f_gates) + t * batch * row_bytes
+        x = peek(f, f_x) + (t if x_by_time else slot) * batch * x_row
+        h = peek(f, f_operand) + t * batch * operand_row
         groups = (columns + 3) // 4
         for first in range(0, rows, PANEL_ROWS):
             depth = min(PANEL_ROWS, rows - first)
@@ -169,12 +172,12 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: 
                 count, offset = min(4, columns - group * 4), group * 4 * width
                 for r in range(depth):
                     copy_bytes(panel + r * 4 * width, gates + (first + r) * row_bytes + offset, count * width)
-                out, a = peek(f + f_d_x) + offset, x + first * x_row
+                out, a = peek(f, f_d_x) + offset, x + first * x_row
                 product(inputs, count, depth, a, itemsize, x_row, panel, width, 4 * width, out, row_bytes, out, row_bytes)
-                out, a = peek(f + f_d_h) + offset, h + first * operand_row
+                out, a = peek(f, f_d_h) + offset, h + first * operand_row
                 product(operand_size, count, depth, a, itemsize, operand_row, panel, width, 4 * width, out, row_bytes, out, row_bytes)
                 if has_bias:
-                    out = peek(f + f_d_b) + offset
+                    out = peek(f, f_d_b) + offset
                     product(1, count, depth, one, 0, 0, panel, width, 4 * width, out, row_bytes, out, row_bytes)
 
     return Kernel("d_weights", run, 4, [multiplier])

@@ -138,16 +138,64 @@ def memory(dtype: str):
 
 
 @intrinsic
-def peek(typing_context, address):
-    """The int64 at `address`."""
+def peek(typing_context, address, offset):
+    """The int64 `offset` bytes past `address`."""
 
     def codegen(context, builder, sig, args):
-        return builder.load(_pointer(builder, args[0]), align=8, typ=I64)
+        return builder.load(_pointer(builder, builder.add(*args)), align=8, typ=I64)
 
-    return types.int64(types.intp), codegen
+    return types.int64(types.intp, types.intp), codegen
 
 
 # ---------------------------------------------------------------- the register tile of a matrix product
+
+
+def _emit_tile(builder, ty, rows, offsets, operands):
+    """Instructions of the register tile that `tile` describes; operands are its arguments."""
+    count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row = operands
+    llvm_type, size = _llvm(ty), ty.element.bitwidth // 8
+    name = f"llvm.fmuladd.v{ty.lanes}f{ty.element.bitwidth}"
+    fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(llvm_type, [llvm_type] * 3), name)
+    cells = [(r, c) for r in range(rows) for c in range(len(offsets))]
+
+    def at(address, byte_offset):
+        return builder.gep(address, [byte_offset], source_etype=ir.IntType(8))
+
+    def times(stride, index):
+        return builder.mul(stride, ir.Constant(I64, index))
+
+    def cell_at(address, stride, r, c):
+        return at(address, builder.add(times(stride, r), ir.Constant(I64, offsets[c])))
+
+    start, out, first_a, first_w = (_pointer(builder, address) for address in (start, out, a, w))
+    initial = [builder.load(cell_at(start, start_row, r, c), align=size, typ=llvm_type) for r, c in cells]
+    entry, body, done = builder.basic_block, builder.append_basic_block("tile.body"), builder.append_basic_block("tile.done")
+    zero, one = ir.Constant(I64, 0), ir.Constant(I64, 1)
+    builder.cbranch(builder.icmp_signed(">", count, zero), body, done)
+
+    builder.position_at_end(body)
+    k, a_at, w_at = builder.phi(I64), builder.phi(ir.PointerType()), builder.phi(ir.PointerType())
+    sums = [builder.phi(llvm_type) for _ in cells]
+    weights = [builder.load(at(w_at, times(w_column, c)), align=size, typ=llvm_type) for c in range(len(offsets))]
+    updated = []
+    for r in range(rows):
+        scalar = builder.load(at(a_at, times(a_row, r)), align=size, typ=llvm_type.element)
+        spread = _splat(builder, scalar, llvm_type)
+        updated += [builder.call(fma, [spread, w_c, sums[r * len(offsets) + c]]) for c, w_c in enumerate(weights)]
+    following = builder.add(k, one)
+    loop = [(k, zero, following), (a_at, first_a, at(a_at, a_k)), (w_at, first_w, at(w_at, w_k))]
+    for phi, before, after in (*loop, *zip(sums, initial, updated, strict=True)):
+        phi.add_incoming(before, entry)
+        phi.add_incoming(after, body)
+    builder.cbranch(builder.icmp_signed("<", following, count), body, done)
+
+    builder.position_at_end(done)
+    results = [builder.phi(llvm_type) for _ in cells]
+    for result, before, after in zip(results, initial, updated, strict=True):
+        result.add_incoming(before, entry)
+        result.add_incoming(after, body)
+    for (r, c), result in zip(cells, results, strict=True):
+        builder.store(result, cell_at(out, out_row, r, c), align=size)
 
 
 @cache
@@ -166,72 +214,36 @@ def tile(dtype: str, rows: int, offsets: tuple[int, ...]):
     may be `out`, and with stride 0 a row that all rows share (a bias).
     """
     ty = vector(dtype)
-    columns = len(offsets)
-    size = ty.element.bitwidth // 8
 
     def codegen(context, builder, sig, args):
-        count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row = args
-        llvm_type = _llvm(ty)
-        fma = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(llvm_type, [llvm_type] * 3),
-            f"llvm.fmuladd.v{ty.lanes}f{ty.element.bitwidth}",
-        )
-
-        def offset(stride, index):
-            return builder.mul(stride, ir.Constant(I64, index))
-
-        def at(address, byte_offset):
-            return builder.gep(address, [byte_offset], source_etype=ir.IntType(8))
-
-        def vector_at(address, stride, row, column):
-            return at(address, builder.add(offset(stride, row), ir.Constant(I64, offsets[column])))
-
-        start, out = _pointer(builder, start), _pointer(builder, out)
-        cells = [(r, c) for r in range(rows) for c in range(columns)]
-        initial = [builder.load(vector_at(start, start_row, r, c), align=size, typ=llvm_type) for r, c in cells]
-        entry = builder.basic_block
-        body = builder.append_basic_block("tile.body")
-        done = builder.append_basic_block("tile.done")
-        zero, one = ir.Constant(I64, 0), ir.Constant(I64, 1)
-        first_a, first_w = _pointer(builder, a), _pointer(builder, w)
-        builder.cbranch(builder.icmp_signed(">", count, zero), body, done)
-        builder.position_at_end(body)
-        k = builder.phi(I64)
-        k.add_incoming(zero, entry)
-        a_at, w_at = builder.phi(ir.PointerType()), builder.phi(ir.PointerType())
-        a_at.add_incoming(first_a, entry)
-        w_at.add_incoming(first_w, entry)
-        sums = [builder.phi(llvm_type) for _ in cells]
-        for total, value in zip(sums, initial, strict=True):
-            total.add_incoming(value, entry)
-        weights = [
-            builder.load(at(w_at, offset(w_column, c)), align=size, typ=llvm_type) for c in range(columns)
-        ]
-        updated = []
-        for r in range(rows):
-            scalar = builder.load(at(a_at, offset(a_row, r)), align=size, typ=llvm_type.element)
-            spread = _splat(builder, scalar, llvm_type)
-            updated += [builder.call(fma, [spread, weights[c], sums[r * columns + c]]) for c in range(columns)]
-        for total, value in zip(sums, updated, strict=True):
-            total.add_incoming(value, body)
-        following = builder.add(k, one)
-        k.add_incoming(following, body)
-        a_at.add_incoming(at(a_at, a_k), body)
-        w_at.add_incoming(at(w_at, w_k), body)
-        builder.cbranch(builder.icmp_signed("<", following, count), body, done)
-        builder.position_at_end(done)
-        results = [builder.phi(llvm_type) for _ in cells]
-        for result, value, total in zip(results, initial, updated, strict=True):
-            result.add_incoming(value, entry)
-            result.add_incoming(total, body)
-        for (r, c), result in zip(cells, results, strict=True):
-            builder.store(result, vector_at(out, out_row, r, c), align=size)
+        _emit_tile(builder, ty, rows, offsets, args)
         return context.get_dummy_value()
 
     @intrinsic
     def product(typing_context, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
         return types.void(*[types.intp] * 11), codegen
+
+    return product
+
+
+@cache
+def accumulate(dtype: str, rows: int, offsets: tuple[int, ...], depth: int, a_row: int, out_row: int):
+    """`tile` with everything but addresses built in: accumulate(a, w, out) adds a . w to out, K = depth, w packed by column."""
+    ty = vector(dtype)
+    size = ty.element.bitwidth // 8
+    width = size * ty.lanes
+
+    def codegen(context, builder, sig, args):
+        a, w, out = args
+        count, row, k, column, next_k, step = (
+            ir.Constant(I64, value) for value in (depth, a_row, size, depth * width, width, out_row)
+        )
+        _emit_tile(builder, ty, rows, offsets, (count, a, row, k, w, column, next_k, out, step, out, step))
+        return context.get_dummy_value()
+
+    @intrinsic
+    def product(typing_context, a, w, out):
+        return types.void(*[types.intp] * 3), codegen
 
     return product
 

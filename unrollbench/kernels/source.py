@@ -32,7 +32,7 @@ def function(name: str, arguments: str, lines: Iterable[str]) -> str:
 
 def field(layout: LayerLayout, name: str) -> str:
     """An expression for a frame field."""
-    return f"peek(f + {layout.fields[name]})"
+    return f"peek(f, {layout.fields[name]})"
 
 
 def slot(layout: LayerLayout, slots: str, row_bytes: int, after: bool = False) -> str:
@@ -55,7 +55,10 @@ def gates(layout: LayerLayout, s: StageLayout) -> str:
 
 
 def tiles(layout: LayerLayout, prefix: str, index: int, big: int, body: Callable[[int, int], list[str]]) -> list[str]:
-    """Loops over this thread's groups of unit blocks and, inside, its tiles of rows; body(rows, blocks) is one tile."""
+    """Loops over this thread's groups of unit blocks and, inside, its tiles of rows; body(rows, blocks) is one tile.
+
+    block and row are the tile's first unit block and row.
+    """
     lines = [f"block = {field(layout, f'{prefix}block_{index}')}"]
     for size, kind in _sizes(big):
         lines.append(f"for _ in range({field(layout, f'{prefix}groups_{kind}_{index}')}):")
@@ -98,7 +101,7 @@ def over_tile(layout: LayerLayout, s: StageLayout, live: list[str], finished: li
     advance = [f"unit_at += {layout.width}", f"gate_at += {layout.width}"]
     lines = ["for each_row in range(row, row + rows):", f"    unit_at = block * {layout.width}"]
     lines += [f"    gate_at = gates + each_row * {s.row_bytes} + unit_at"]
-    lines += ["    if t < peek(lengths + 8 * each_row):", "        for _ in range(blocks):"]
+    lines += ["    if t < peek(lengths, 8 * each_row):", "        for _ in range(blocks):"]
     lines += [f"            {line}" for line in (*live, *advance)]
     if finished:
         lines += ["    else:", "        for _ in range(blocks):"]

@@ -40,12 +40,12 @@ def release(layout: LayerLayout) -> Kernel:
     buffers, batch, f_thread = tuple(saved), layout.batch, layout.fields["thread"]
 
     def run(f, start, stop):
-        if peek(f + f_thread) == 0:
+        if peek(f, f_thread) == 0:
             for i in range(len(buffers)):
                 field, row_bytes = buffers[i]
                 slot = batch * row_bytes
-                first = (peek(f + field) + start * slot + page - 1) // page * page
-                last = (peek(f + field) + stop * slot) // page * page
+                first = (peek(f, field) + start * slot + page - 1) // page * page
+                last = (peek(f, field) + stop * slot) // page * page
                 if last > first:
                     _madvise(first, last - first, MADV_DONTNEED)
 

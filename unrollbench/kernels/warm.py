@@ -1,4 +1,4 @@
-"""What a process pays once, before its first kernel: Numba's lazy imports, its type tables, LLVM's start."""
+"""What a process pays once, before its first kernel: Numba's lazy imports, its type tables and builtins, LLVM's start."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numba
 def compile_one() -> None:
     """A function that is none of the cases' own is compiled, so that the first case's build is its own and no more."""
 
-    @numba.njit("f4(f4[::1], i8)", nogil=True, error_model="numpy")
-    def total(values, count):
-        result = numba.float32(0)
-        for i in range(count):
-            result += values[i]
-        return result
+    @numba.cfunc("void(int64, int64)", nopython=True, error_model="numpy")
+    def count(first, second):
+        total = 0
+        for i in range(min(first, second)):
+            total += i
