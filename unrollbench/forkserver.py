@@ -9,16 +9,17 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from unrollbench.errors import RunError
 from unrollbench.records import Measurement, measurement_from_json
-from unrollbench.request import Request
+from unrollbench.request import DISMISSED, Request
 
 BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
-    "from unrollbench.supervisor import main; main(sys.argv[1:])"
+    "from unrollbench.supervisor import main; main(sys.argv[1], sys.argv[2:])"
 )
 """Finds the same modules as this process, however it found them."""
 ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -31,9 +32,14 @@ ATTEMPTS = 2
 class ForkServer:
     """Fresh processes for requests, one at a time; a context manager that leaves none behind."""
 
-    def __init__(self, preload: Sequence[str] = ()) -> None:
-        """preload: what the server loads once for all workers, `module` or `module:function`."""
+    def __init__(self, preload: Sequence[str] = (), expected: Path | None = None) -> None:
+        """preload: what the server loads once for all workers, `module` or `module:function`.
+
+        expected: a folder in which expected results are kept for the workers of this and other servers. It is the
+        caller's to remove; the server does so if the caller is killed.
+        """
         self._preload = tuple(preload)
+        self._expected = expected
         self._server: _Server | None = None
 
     def __enter__(self) -> ForkServer:
@@ -51,29 +57,38 @@ class ForkServer:
         """What came of the request, whatever happened to its process. Raises RunError if no server can be started."""
         end = ""
         for _ in range(ATTEMPTS):
-            self._server = self._server or _Server(self._preload)
-            reply = self._server.ask(request)
+            reply = self._ready().ask(request)
             if reply is not None:
                 return measurement_from_json(reply)
-            end = self._server.end()
-            self._server = None
+            end = self.close()
         reason = f"the fork server died {ATTEMPTS} times with this case: {end}"
         return Measurement(request.case, "crashed", reason=reason, repeat=request.repeat)
 
-    def close(self) -> None:
-        """The server and the worker that it may have are gone."""
-        if self._server is not None:
-            self._server.end()
-            self._server = None
+    def close(self) -> str:
+        """The server and the worker that it may have are gone; how it ended, or "" if there was none."""
+        server, self._server = self._server, None
+        return "" if server is None else server.end()
+
+    def _ready(self) -> _Server:
+        """The server, started if there is none.
+
+        Where loading ahead starts threads, as a package's next version may, the workers load it themselves (import_s).
+        """
+        if self._server is None:
+            self._server = _Server(self._preload, self._expected)
+            if self._server.threads > 1:
+                self._server.end()
+                self._server = _Server((), self._expected)
+        return self._server
 
 
 class _Server:
     """One supervisor process, ready for requests."""
 
-    def __init__(self, preload: Sequence[str]) -> None:
+    def __init__(self, preload: Sequence[str], expected: Path | None) -> None:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the process; see `end`
         self._process = subprocess.Popen(
-            [sys.executable, "-c", BOOT, json.dumps(sys.path), *preload],
+            [sys.executable, "-c", BOOT, json.dumps(sys.path), str(expected or ""), *preload],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -81,8 +96,14 @@ class _Server:
             text=True,
             start_new_session=True,  # Ctrl-C is the runner's to handle
         )
-        if self._read() is None:
+        try:
+            started = self._read()
+        except BaseException:
+            self.end()
+            raise
+        if started is None:
             raise RunError(f"the fork server does not start: {self.end()}")
+        self.threads: int = started["threads"]
 
     @property
     def pid(self) -> int:
@@ -103,6 +124,7 @@ class _Server:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):
+            self._process.stdin.write(DISMISSED)
             self._process.stdin.close()
         try:
             status = self._process.wait(END_S)

@@ -9,6 +9,9 @@ from typing import Any
 
 from unrollbench.case import Case, from_json, to_json
 
+DISMISSED = "null\n"
+"""The line in place of a request that ends a fork server in good order."""
+
 
 @dataclass(frozen=True)
 class Request:

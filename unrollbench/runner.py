@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from unrollbench import plan as planning
 from unrollbench.case import Case
@@ -21,8 +24,11 @@ from unrollbench.suite import Suite
 
 PRELOADS: Mapping[str, tuple[str, ...]] = {
     "numba_cpu": ("unrollbench.kernels.warm:compile_one", "unrollbench.backends.numba_cpu"),
+    "tensorflow": ("unrollbench.backends.tensorflow_rnn",),
+    "torch": ("unrollbench.backends.torch_rnn",),
 }
-"""Backend -> what the fork server loads once. Only what starts no threads: the other frameworks do."""
+"""Backend -> what its fork server loads once. Not those that start threads when loaded (ONNX Runtime) or forbid forks
+afterwards (JAX): their workers load them, which is told as import_s."""
 ALWAYS = ("unrollbench.reference",)
 
 
@@ -60,11 +66,10 @@ def execute(
     clock = _TimeLeft(plan.suite, pending)
     on_progress(clock.progress(None))
     for repeat in sorted({repeat for _, repeat in pending}):
-        # A new server for each round: its workers share an address layout and hash seed, and rounds are to differ.
-        cases = [case for case, of_round in pending if of_round == repeat]
-        with ForkServer(preload=_preload(cases)) as server:
-            for case in cases:
-                measurement = server.measure(_request(plan.suite, case, repeat))
+        # New servers for each round: workers of one share its address layout and hash seed, and rounds are to differ.
+        with _servers() as server_of:
+            for case in (case for case, of_round in pending if of_round == repeat):
+                measurement = server_of(case).measure(_request(plan.suite, case, repeat))
                 store.add(run_id, measurement)
                 on_progress(clock.progress(measurement))
     store.finish(run_id, _now())
@@ -98,9 +103,21 @@ def _resumable(store: Store, run_id: str, here: Environment) -> str:
     )
 
 
-def _preload(cases: Iterable[Case]) -> tuple[str, ...]:
-    names = (name for case in cases for name in PRELOADS.get(case.backend, ()))
-    return (*ALWAYS, *dict.fromkeys(names))
+@contextmanager
+def _servers() -> Iterator[Callable[[Case], ForkServer]]:
+    """The fork server of a case's backend: one each, since what one framework loads is no part of another's memory."""
+    servers: dict[str, ForkServer] = {}
+    with ExitStack() as stack:
+        folder = tempfile.TemporaryDirectory(prefix="unrollbench-", ignore_cleanup_errors=True)
+        expected = Path(stack.enter_context(folder))
+
+        def server_of(case: Case) -> ForkServer:
+            if case.backend not in servers:
+                preload = (*ALWAYS, *PRELOADS.get(case.backend, ()))
+                servers[case.backend] = stack.enter_context(ForkServer(preload, expected))
+            return servers[case.backend]
+
+        yield server_of
 
 
 def _request(suite: Suite, case: Case, repeat: int) -> Request:

@@ -14,9 +14,11 @@ import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,7 +29,7 @@ from typing import IO, Any, TextIO
 
 from unrollbench.measure.memory import oom_kills
 from unrollbench.records import Measurement, Status, measurement_from_json, measurement_to_json
-from unrollbench.request import Request
+from unrollbench.request import DISMISSED, Request
 from unrollbench.worker_process import become_worker
 
 CHECK_FLOPS_PER_S = 5e8
@@ -39,16 +41,28 @@ LOG_BYTES = 4000
 RUNNER_GONE = "the runner is gone"
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Serves requests from standard input until it closes. arguments: `module` or `module:function` to load first."""
+def main(expected: str, preloads: Sequence[str]) -> None:
+    """Serves requests from standard input until the runner dismisses it or is gone.
+
+    expected: the folder in which checkers keep expected results, or "" to keep none; the runner removes it, but if the
+    runner is gone this process does. preloads: `module` or `module:function`, loaded once for all workers.
+    """
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints must not end up among the replies
-    for name in arguments:
+    for name in preloads:
         preload(name)
     gc.freeze()  # a worker that collects garbage does not copy the pages of what was imported here
-    _reply(replies, {"ready": True})
-    with tempfile.TemporaryDirectory(prefix="unrollbench-") as expected:
-        serve(sys.stdin, replies, Path(expected))
+    _reply(replies, {"threads": _threads()})
+    folder = Path(expected) if expected else None
+    dismissed = serve(sys.stdin, replies, folder)
+    if folder is not None and not dismissed:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _threads() -> int:
+    """How many threads this process has, those of libraries included where the system tells."""
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.exists() else threading.active_count()
 
 
 def preload(name: str) -> None:
@@ -63,13 +77,16 @@ def preload(name: str) -> None:
         getattr(loaded, function)()
 
 
-def serve(requests: TextIO, replies: TextIO, expected: Path) -> None:
-    """Answers each request line with a measurement line, until the runner closes its end."""
+def serve(requests: TextIO, replies: TextIO, expected: Path | None) -> bool:
+    """Answers each request line with a measurement line; true if DISMISSED ended it, false if the runner is gone."""
     for line in requests:
+        if line == DISMISSED:
+            return True
         measurement = supervise(Request.from_line(line), requests.fileno(), replies.fileno(), expected)
         if measurement is None:
-            return
+            return False
         _reply(replies, measurement_to_json(measurement))
+    return False
 
 
 def _reply(replies: TextIO, message: dict[str, Any]) -> None:
@@ -102,8 +119,8 @@ class End:
     oom_killed: bool | None = False
 
 
-def supervise(request: Request, runner: int, replies: int, expected: Path) -> Measurement | None:
-    """What came of the request in a fresh process; None if the runner closed its end of the descriptor `runner`."""
+def supervise(request: Request, runner: int, replies: int, expected: Path | None) -> Measurement | None:
+    """What came of the request in a fresh process; None if the runner wants no more, or is gone, as `runner` tells."""
     started_at, start_s = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     kills = oom_kills()
     with tempfile.TemporaryFile() as log:
@@ -169,7 +186,7 @@ def _listen(request: Request, pipe: int, runner: int) -> tuple[Heard, str | None
         left_s[purse] -= time.monotonic() - start_s
         if not ready:
             return heard, reasons[purse]
-        if runner in ready:  # it sends nothing while it waits for an answer: readable means closed
+        if runner in ready:  # it asks nothing while it waits for an answer: it dismisses this process or is gone
             return heard, RUNNER_GONE
         chunk = os.read(pipe, 1 << 16)
         if not chunk:

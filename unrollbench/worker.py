@@ -93,9 +93,10 @@ def _imported(case: Case, clock: Clock) -> tuple[Backend, Metrics]:
         raise BackendUnavailable(f"threads = {case.threads}: only {len(usable_cpus())} processors can be used here")
     pin(cpus)
     _set_threads(case.threads)
+    preloaded = backends.BUILT_IN.get(case.backend, "").partition(":")[0] in sys.modules
     start_s = clock.now_s()
     backend = backends.load(case.backend)
-    import_s = clock.now_s() - start_s
+    import_s = None if preloaded else clock.now_s() - start_s
     reason = backend.why_not(case)
     if reason is not None:
         raise BackendUnavailable(reason)
@@ -192,6 +193,7 @@ def _reasons(case: Case, metrics: Metrics, memory: PeakMemory) -> Mapping[str, s
     reasons = dict.fromkeys(
         ("base_bytes", "build_peak_bytes", "run_peak_bytes"), memory.why_unknown or "the runs did not end"
     )
+    reasons["import_s"] = "the fork server had loaded the backend before this process began"
     reasons["steal_fraction"] = "not told by the system, or the runs took less than a tick of its clock"
     if case.device == "cpu":
         reasons |= dict.fromkeys(("device_bytes", "device_peak_bytes"), "the case runs on the CPU")

@@ -31,7 +31,7 @@ MEMORY_WORDS = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "OutOfMemory", "out o
 """How the frameworks' own exceptions, which are not MemoryError, say that an allocation failed."""
 
 
-def become_worker(request: Request, pipe: int, log: int, expected: Path) -> NoReturn:
+def become_worker(request: Request, pipe: int, log: int, expected: Path | None) -> NoReturn:
     """Measures the request, tells the supervisor through `pipe` and ends the process; prints go to `log`."""
     messages = os.fdopen(pipe, "w", encoding="utf-8")
 

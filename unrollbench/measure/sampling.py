@@ -120,7 +120,6 @@ def _loops(target_s: float, run_s: float) -> int:
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield
