@@ -266,6 +266,8 @@ def _measured(arguments: argparse.Namespace, planned: Plan, store: Store, resume
     try:
         return runner.execute(planned, store, resume=resumed, on_progress=_listener(arguments.quiet))
     except BaseException as error:
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")  # leaves the line of the bar
         begun = resumed or next((found.id for found in store.runs() if found.id not in before), None)
         if begun is not None:
             where = "" if arguments.db == DATABASE else f" --db {arguments.db}"
