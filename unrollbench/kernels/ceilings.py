@@ -1,0 +1,148 @@
+"""This machine's limits, measured with the same vector code as the cells: multiply-adds per second and bytes read per second.
+
+The best of several tries is reported, since a limit is what the machine can do when nothing disturbs it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from unrollbench.case import DTYPES
+from unrollbench.kernels import host, pack
+from unrollbench.kernels.build import Kernel
+from unrollbench.kernels.simd import peek, vector
+from unrollbench.kernels.threads import Team
+
+CHAINS = 12
+"""Independent sums: enough to hide a multiply-add's latency on two units, few enough for 16 registers."""
+TRY_S = 0.02
+TRIES = 10
+KIBI = 1024
+SIZES_BYTES = tuple(KIBI * size for size in (16, 256, 1024, 4 * KIBI, 16 * KIBI, 64 * KIBI, 256 * KIBI))
+"""Bytes per thread that are read again and again: the smaller fit into caches, the largest into none that is common."""
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """One limit. name: what was done; value in `unit`; bytes_per_thread: the working set, None for arithmetic."""
+
+    name: str
+    dtype: str
+    threads: int
+    value: float
+    unit: str
+    bytes_per_thread: int | None = None
+
+
+def measure(threads: int, dtype: str = "float32") -> Iterator[Ceiling]:
+    """The peak of multiply-adds in GFLOP/s, then the read bandwidth in GB/s for each working set."""
+    team = Team(threads)
+    try:
+        kernel = _multiply_adds(dtype)
+        count = 1_000_000
+        flops = 2 * CHAINS * host.lanes(dtype) * count * threads
+        yield Ceiling("multiply-add", dtype, threads, flops / _best_s(team, kernel, [(0, 0, count)] * threads) / 1e9, "GFLOP/s")
+        kernel = _reads(dtype)
+        for size in SIZES_BYTES:
+            buffers = [pack.aligned((size // DTYPES[dtype],), dtype) for _ in range(threads)]
+            for buffer in buffers:
+                buffer[...] = 1.0  # untouched pages would all be the one zero page
+            rounds = max(1, SIZES_BYTES[-1] // 8 // size)
+            frames = [(buffer.ctypes.data, size, rounds) for buffer in buffers]
+            moved = size * rounds * threads
+            yield Ceiling("read", dtype, threads, moved / _best_s(team, kernel, frames) / 1e9, "GB/s", size)
+    finally:
+        team.close()
+
+
+def _best_s(team: Team, kernel: Kernel, frames: list[tuple[int, int, int]]) -> float:
+    """Seconds of the fastest of at least TRIES runs."""
+    table, best, ended, tries = np.array(frames, np.int64), float("inf"), time.perf_counter() + TRIES * TRY_S, 0
+    while tries < TRIES or time.perf_counter() < ended:
+        started = time.perf_counter()
+        team.run(kernel.address, table)
+        best, tries = min(best, time.perf_counter() - started), tries + 1
+    return best
+
+
+def _multiply_adds(dtype: str) -> Kernel:
+    """(frame): frame[2] rounds of CHAINS independent multiply-adds, in registers only."""
+    rounds = _rounds(dtype, reads=False)
+
+    def run(f):  # type: ignore[no-untyped-def]
+        rounds(f, peek(f, 16), 0)
+
+    return Kernel("multiply_adds", run, 1)
+
+
+def _reads(dtype: str) -> Kernel:
+    """(frame): frame[1] bytes from address frame[0] are read and added up, frame[2] times."""
+    step = CHAINS * host.lanes(dtype) * DTYPES[dtype]
+    rounds = _rounds(dtype, reads=True)
+
+    def run(f):  # type: ignore[no-untyped-def]
+        for _ in range(peek(f, 16)):
+            rounds(peek(f, 0), peek(f, 8) // step, step)
+
+    return Kernel("reads", run, 1)
+
+
+def _rounds(dtype: str, *, reads: bool):  # type: ignore[no-untyped-def]
+    """rounds(address, count, step): count times, CHAINS sums each take a vector read from address, or a multiply-add.
+
+    An empty assembly statement uses the sums at the end, so that no compiler can leave the work out.
+    """
+    ty = vector(dtype)
+    element = ir.FloatType() if dtype == "float32" else ir.DoubleType()
+    llvm_type, word = ir.VectorType(element, ty.lanes), ir.IntType(64)
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        address, count, step = args
+        name = f"llvm.fmuladd.v{ty.lanes}f{ty.element.bitwidth}"
+        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(llvm_type, [llvm_type] * 3), name)
+        near_one = ir.Constant(llvm_type, [0.999] * ty.lanes)
+        entry, body, done = builder.basic_block, builder.append_basic_block(), builder.append_basic_block()
+        start = builder.inttoptr(address, ir.PointerType())
+        builder.cbranch(builder.icmp_signed(">", count, ir.Constant(word, 0)), body, done)
+        builder.position_at_end(body)
+        index, at = builder.phi(word), builder.phi(ir.PointerType())
+        sums = [builder.phi(llvm_type) for _ in range(CHAINS)]
+        updated = []
+        for chain, total in enumerate(sums):
+            if reads:
+                offset = ir.Constant(word, chain * ty.lanes * DTYPES[dtype])
+                place = builder.gep(at, [offset], source_etype=ir.IntType(8))
+                updated.append(builder.fadd(total, builder.load(place, align=DTYPES[dtype], typ=llvm_type)))
+            else:
+                updated.append(builder.call(fma, [total, near_one, near_one]))
+        following = builder.add(index, ir.Constant(word, 1))
+        moved = builder.gep(at, [step], source_etype=ir.IntType(8))
+        first = [ir.Constant(llvm_type, [float(chain)] * ty.lanes) for chain in range(CHAINS)]
+        loop = [(index, ir.Constant(word, 0), following), (at, start, moved), *zip(sums, first, updated, strict=True)]
+        for phi, before, after in loop:
+            phi.add_incoming(before, entry)
+            phi.add_incoming(after, body)
+        builder.cbranch(builder.icmp_signed("<", following, count), body, done)
+        builder.position_at_end(done)
+        used = ir.FunctionType(ir.VoidType(), [llvm_type])
+        results = [builder.phi(llvm_type) for _ in sums]
+        for result, before, after in zip(results, first, updated, strict=True):
+            result.add_incoming(before, entry)
+            result.add_incoming(after, body)
+        for result in results:
+            builder.asm(used, "", "x" if host.is_x86() else "w", [result], side_effect=True)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def rounds(typing_context, address, count, step):  # type: ignore[no-untyped-def]
+        return types.void(types.intp, types.intp, types.intp), codegen
+
+    return rounds
