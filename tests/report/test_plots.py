@@ -59,5 +59,14 @@ def test_memory_that_shrank_is_drawn_from_below_zero(low: float) -> None:
     assert "linear" in drawing.scale
 
 
+def test_a_level_has_one_mark_on_a_line_over_all_of_the_axis() -> None:
+    level = Curve("static", (Point(1, 2.0, 1.0, 3.0), Point(8, 2.0, 1.0, 3.0)), level=True)
+    loop = Curve("dynamic", (Point(1, 2.0, 1.0, 3.0), Point(8, 3.0, 1.0, 3.0)))
+    static, dynamic = draw(Plot("Time", "s", (level, loop)), "unroll").lines
+    assert (len(static.marks), len(dynamic.marks)) == (1, 2)
+    assert static.path.count("L") == 1
+    assert static.marks[0].words == "static: 2.00 s"
+
+
 def test_without_points_there_is_no_line() -> None:
     assert draw(Plot("Time", "s", (Curve("one", ()),)), "axis").lines == ()

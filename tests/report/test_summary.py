@@ -15,7 +15,7 @@ from unrollbench.report import summary
 def test_each_way_has_a_line_with_build_run_memory_and_ratios() -> None:
     lines = summary.text(run_of(*three_ways())).splitlines()
     (static,) = [line for line in lines if line.startswith("  static ")]
-    for figure in ("5.00 s", "500 us", "4.00 MiB", "2.00x faster (", "10.0x slower (", "4.00x more ("):
+    for figure in ("5.00 s", "500 us", "4.00 MiB", "2.00x faster (", "10.0x slower", "4.00x more"):
         assert figure in static
     (loop,) = [line for line in lines if line.startswith("  dynamic ")]
     assert loop.endswith("baseline")
@@ -69,6 +69,21 @@ def test_every_run_has_a_summary_without_invented_figures(run: Run) -> None:
     if not any(m.status == "ok" and m.samples for m in run.measurements):
         assert "faster" not in said
         assert "slower" not in said
+
+
+def test_bounds_are_told_only_where_values_stand_behind_them() -> None:
+    single = summary.text(run_of(*three_ways()))
+    assert "10.0x slower " in single
+    assert "10.0x slower (" not in single
+    processes = [replace(m, repeat=repeat) for repeat in range(7) for m in three_ways()]
+    assert "10.0x slower (10.0-10.0)" in summary.text(run_of(*processes))
+
+
+def test_samples_that_scatter_are_told_of() -> None:
+    scattered = measured(Case(), samples=(1.0, 2.0, 3.0, 4.0))
+    assert summary.unsteady(run_of(*three_ways())) == ()
+    (line,) = summary.unsteady(run_of(*three_ways(), scattered))
+    assert line.startswith("In 1 of 4 measurements the samples scatter by more than 30%")
 
 
 def test_a_long_reason_takes_one_line() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from unrollbench.report import wording
-from unrollbench.report.curves import Curve, Plot
+from unrollbench.report.curves import Curve, Plot, Point
 
 WIDTH, HEIGHT = 420.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 66.0, 12.0, 12.0, 40.0
@@ -90,11 +90,15 @@ def _line(
     words: Callable[[float], str],
 ) -> Line:
     marks = tuple(
-        Mark(place_x(p.x), place_y(p.y), place_y(p.low), place_y(p.high), f"{curve.label}, {p.x:,}: {words(p.y)}")
-        for p in curve.points
+        Mark(place_x(p.x), place_y(p.y), place_y(p.low), place_y(p.high), _tip(curve, p, words)) for p in curve.points
     )
     path = " ".join(f"{'M' if index == 0 else 'L'}{mark.x:.1f} {mark.y:.1f}" for index, mark in enumerate(marks))
-    return Line(curve.label, number, curve.level, path, marks)
+    # A level was measured once, without the axis: a mark at each place would claim more.
+    return Line(curve.label, number, curve.level, path, marks[-1:] if curve.level else marks)
+
+
+def _tip(curve: Curve, point: Point, words: Callable[[float], str]) -> str:
+    return f"{curve.label}: {words(point.y)}" if curve.level else f"{curve.label}, {point.x:,}: {words(point.y)}"
 
 
 def _placer(first: float, last: float, start: float, end: float, logarithmic: bool) -> Callable[[float], float]:

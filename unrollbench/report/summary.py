@@ -5,15 +5,18 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from statistics import median
 
 from unrollbench import labels
 from unrollbench.records import STATUSES, Run
 from unrollbench.report import wording
 from unrollbench.report.groups import Contrast, Group, Variant, contrast, groups, questions
-from unrollbench.stats import Ratio, centre
+from unrollbench.stats import ENOUGH_VALUES, Ratio, centre, iqr
 
 _WIDTH = 100
 """Characters of a line of running text."""
+_SCATTER = 0.3
+"""Interquartile range over median, above which a measurement is called unsteady."""
 _HEAD = ("variant", "build", "run", "memory")
 _RATIOS = ("run time", "build time", "memory")
 
@@ -23,8 +26,20 @@ def text(run: Run) -> str:
     found = groups(run)
     blocks = [_block(group) for group in found]
     note = wording.caveat(ratios(found))
-    ending = [*skips(run), tally(run), *headlines(found)]
+    ending = [*skips(run), tally(run), *unsteady(run), *headlines(found)]
     return "\n\n".join([*blocks, *([textwrap.fill(note, _WIDTH)] if note else []), "\n".join(ending)])
+
+
+def unsteady(run: Run) -> tuple[str, ...]:
+    """A line if samples scatter so much that something else must have used the machine; else none."""
+    times = [[sample.run_s for sample in m.samples] for m in run.measurements if m.samples]
+    scattered = [t for t in times if (spread := iqr(t)) is not None and spread > _SCATTER * median(t)]
+    if not scattered:
+        return ()
+    return (
+        f"In {len(scattered)} of {_plural(len(times), 'measurement')} the samples scatter by more than {_SCATTER:.0%}: "
+        "something else was using this machine; what was shown holds, but a quiet machine would show more.",
+    )
 
 
 def ratios(found: Sequence[Group]) -> list[Ratio]:
@@ -136,9 +151,15 @@ def _row(variant: Variant, group: Group) -> tuple[str, ...]:
     return (
         *figures,
         wording.versus(c.run, "slower", "faster"),
-        wording.versus(c.build, "slower", "faster"),
-        wording.versus(c.memory, "more", "less"),
+        _briefly(c.build, "slower", "faster"),
+        _briefly(c.memory, "more", "less"),
     )
+
+
+def _briefly(ratio: Ratio | None, more: str, less: str) -> str:
+    """The ratio in words; its bounds only where values stand behind them and not just the margin for too few."""
+    said = wording.versus(ratio, more, less)
+    return said if ratio is None or ratio.values >= ENOUGH_VALUES else said.partition(" (")[0]
 
 
 def _failures(group: Group) -> Iterator[str]:

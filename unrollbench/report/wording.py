@@ -102,8 +102,8 @@ def payback(contrast: Contrast) -> str:
     if run.shown:
         return "from the first run" if run.estimate < 1 else "never"
     if build.shown:
-        return "not that this run can show" if build.estimate > 1 else "by building faster"
-    return "no difference shown"
+        return "not shown" if build.estimate > 1 else "by building faster"
+    return "nothing shown"
 
 
 def payback_runs(contrast: Contrast) -> tuple[float, float, float] | None:
