@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from unrollbench.measure.memory import oom_kills
+from unrollbench.measure.pages import present
 from unrollbench.records import Measurement, Status, measurement_from_json, measurement_to_json
 from unrollbench.request import DISMISSED, Request
-from unrollbench.worker_process import become_worker
+from unrollbench.worker_process import Legacy, become_worker
 
 CHECK_FLOPS_PER_S = 5e8
 """The checks may take timeout_s plus the case's flops at this rate: a tenth of what NumPy's float64 products reach."""
@@ -51,10 +52,11 @@ def main(expected: str, preloads: Sequence[str]) -> None:
     os.dup2(2, 1)  # whatever a library prints must not end up among the replies
     for name in preloads:
         preload(name)
-    gc.freeze()  # a worker that collects garbage does not copy the pages of what was imported here
+    gc.collect()
+    gc.freeze()  # a worker that collects garbage does not go through what was imported here
     _reply(replies, {"threads": _threads()})
     folder = Path(expected) if expected else None
-    dismissed = serve(sys.stdin, replies, folder)
+    dismissed = serve(sys.stdin, replies, Legacy(folder, present()))
     if folder is not None and not dismissed:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -77,12 +79,12 @@ def preload(name: str) -> None:
         getattr(loaded, function)()
 
 
-def serve(requests: TextIO, replies: TextIO, expected: Path | None) -> bool:
+def serve(requests: TextIO, replies: TextIO, legacy: Legacy) -> bool:
     """Answers each request line with a measurement line; true if DISMISSED ended it, false if the runner is gone."""
     for line in requests:
         if line == DISMISSED:
             return True
-        measurement = supervise(Request.from_line(line), requests.fileno(), replies.fileno(), expected)
+        measurement = supervise(Request.from_line(line), requests.fileno(), replies.fileno(), legacy)
         if measurement is None:
             return False
         _reply(replies, measurement_to_json(measurement))
@@ -119,7 +121,7 @@ class End:
     oom_killed: bool | None = False
 
 
-def supervise(request: Request, runner: int, replies: int, expected: Path | None) -> Measurement | None:
+def supervise(request: Request, runner: int, replies: int, legacy: Legacy) -> Measurement | None:
     """What came of the request in a fresh process; None if the runner wants no more, or is gone, as `runner` tells."""
     started_at, start_s = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     kills = oom_kills()
@@ -129,7 +131,7 @@ def supervise(request: Request, runner: int, replies: int, expected: Path | None
         if pid == 0:
             os.close(ours)
             os.close(replies)
-            become_worker(request, theirs, log.fileno(), expected)
+            become_worker(request, theirs, log.fileno(), legacy)
         os.close(theirs)
         with suppress(OSError):  # the worker does the same; whoever comes second finds it done, or the worker gone
             os.setpgid(pid, pid)

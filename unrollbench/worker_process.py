@@ -14,11 +14,14 @@ import resource
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from unrollbench.checker import Checker
 from unrollbench.measure.memory import ROOT, available_bytes, kilobytes
+from unrollbench.measure.pages import Range, take
 from unrollbench.records import Measurement, measurement_to_json
 from unrollbench.request import Request
 from unrollbench.worker import measure
@@ -31,7 +34,15 @@ MEMORY_WORDS = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "OutOfMemory", "out o
 """How the frameworks' own exceptions, which are not MemoryError, say that an allocation failed."""
 
 
-def become_worker(request: Request, pipe: int, log: int, expected: Path | None) -> NoReturn:
+@dataclass(frozen=True)
+class Legacy:
+    """What every worker of a supervisor gets: the folder of expected results, if any, and the pages loaded ahead."""
+
+    expected: Path | None
+    pages: Sequence[Range]
+
+
+def become_worker(request: Request, pipe: int, log: int, legacy: Legacy) -> NoReturn:
     """Measures the request, tells the supervisor through `pipe` and ends the process; prints go to `log`."""
     messages = os.fdopen(pipe, "w", encoding="utf-8")
 
@@ -47,7 +58,8 @@ def become_worker(request: Request, pipe: int, log: int, expected: Path | None) 
         _detach(log)
         if request.case.device == "cpu":  # a GPU's driver reserves addresses by far more than it uses
             _limit_memory()
-        checker = Checker(request.case, expected)
+        checker = Checker(request.case, legacy.expected)
+        take(legacy.pages)  # after the checker's fork, which makes every page one to be copied again
         tell({"measurement": measurement_to_json(measure(request, checker.check, listen))})
         checker.close()
         status = 0
