@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 Processes = Sequence[Sequence[float]]
 """One sequence of values (seconds of one run, of one build, ...) per process; every value > 0."""
@@ -85,13 +86,8 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
     if not values:
         return None
     ordered, count = sorted(values), len(values)
-    outside, chosen, tail = 2.0 * 0.5**count, 0, 0.5**count
-    for k in range(1, (count + 1) // 2):
-        tail += _half_binomial(count, k)
-        if 1.0 - 2.0 * tail < confidence:
-            break
-        outside, chosen = 2.0 * tail, k
-    return Interval(ordered[chosen], ordered[count - 1 - chosen], max(0.0, 1.0 - outside))
+    skipped, held = _rank(count, confidence)
+    return Interval(ordered[skipped], ordered[count - 1 - skipped], held)
 
 
 def centre(processes: Processes) -> float | None:
@@ -137,6 +133,18 @@ def ratio(numerator: Processes, denominator: Processes, confidence: float = CONF
         values=value_count,
         margin=margin,
     )
+
+
+@lru_cache(maxsize=4096)  # a report asks for the same few counts thousands of times
+def _rank(count: int, confidence: float) -> tuple[int, float]:
+    """How many order statistics to skip at either end, at most, and the confidence that is left (>= 0)."""
+    outside, skipped, tail = 2.0 * 0.5**count, 0, 0.5**count
+    for k in range(1, (count + 1) // 2):
+        tail += _half_binomial(count, k)
+        if 1.0 - 2.0 * tail < confidence:
+            break
+        outside, skipped = 2.0 * tail, k
+    return skipped, max(0.0, 1.0 - outside)
 
 
 def _half_binomial(count: int, k: int) -> float:

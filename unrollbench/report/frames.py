@@ -58,14 +58,14 @@ def samples(run: Run) -> pd.DataFrame:
     rows = (
         {
             "run_id": run.id,
-            "case_key": m.case.key,
+            "case_key": key,
             "repeat": m.repeat,
             "sample": number,
             "loops": sample.loops,
             "elapsed_s": sample.elapsed_s,
             "run_s": sample.run_s,
         }
-        for m in run.measurements
+        for m, key in ((m, m.case.key) for m in run.measurements)
         for number, sample in enumerate(m.samples)
     )
     whole, text, real = "Int64", "string", "Float64"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 from unrollbench import stats
@@ -23,7 +24,7 @@ class Variant:
         """The measurements that hold figures; the others hold a reason."""
         return tuple(m for m in self.measurements if m.status == "ok")
 
-    @property
+    @cached_property
     def run_s(self) -> stats.Processes:
         """Seconds of one run, per process and sample."""
         return [[sample.run_s for sample in m.samples] for m in self.ok]
