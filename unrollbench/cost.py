@@ -14,40 +14,46 @@ HARNESS_S = 0.3
 """Starting the process, drawing the tensors, storing the row."""
 FLOPS_PER_S = {"float32": 60e9, "float64": 30e9}
 """Matrix products of one thread."""
-REFERENCE_FLOPS_PER_S = 30e9
+WEIGHT_BYTES_PER_S = 20e9
+"""The weights, read once per step, from the cache that holds them: what bounds small batches."""
+REFERENCE_FLOPS_PER_S = 20e9
 """The float64 reference, once per network: NumPy's products with all the step's mathematics beside them."""
 GATE_S = 2e-9
 """Sigmoid or tanh of one gate of one row and hidden unit."""
-STEP_S = {"stepwise": 20e-6}
-"""What one step of one layer costs beside its mathematics; LOOP_STEP_S where the loop is compiled."""
-LOOP_STEP_S = 2e-6
-PROCESS_BYTES = 250_000_000
-"""Python with the packages loaded and the reference's scratch."""
+STEP_S = {"static": 2e-6, "dynamic": 2e-6, "library": 2e-6, "stepwise": 20e-6}
+"""What one step of one layer costs beside its mathematics; `stepwise` calls it from Python."""
+WORKER_BYTES = 150_000_000
+"""A worker with Numba loaded that has built a small program."""
+CHECKER_BYTES = 50_000_000
+"""The process beside the worker that computes the reference."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """Seconds to build: import_s, base_s, and for each copy of the step in the program forward_s or train_s."""
+    """Seconds to build a program, forward and train: the import, the base, and each copy of the step in it."""
 
     import_s: float
-    base_s: float
-    forward_s: float
-    train_s: float
+    base_s: tuple[float, float]
+    copy_s: tuple[float, float]
 
 
 BUILDS = {
-    "numba_cpu": Build(import_s=0.0, base_s=1.0, forward_s=0.005, train_s=0.012),
-    "tensorflow": Build(import_s=3.0, base_s=0.3, forward_s=0.006, train_s=0.035),
-    "jax": Build(import_s=1.0, base_s=0.4, forward_s=0.042, train_s=0.250),
-    "torch": Build(import_s=2.0, base_s=17.0, forward_s=0.110, train_s=0.400),
-    "onnx": Build(import_s=1.0, base_s=0.3, forward_s=0.006, train_s=0.006),
+    "numba_cpu": Build(import_s=0.0, base_s=(0.8, 1.6), copy_s=(0.0015, 0.004)),
+    "tensorflow": Build(import_s=3.0, base_s=(0.2, 0.3), copy_s=(0.006, 0.035)),
+    "keras": Build(import_s=4.0, base_s=(0.5, 1.0), copy_s=(0.006, 0.035)),
+    "jax": Build(import_s=1.0, base_s=(0.3, 0.6), copy_s=(0.042, 0.250)),
+    "torch": Build(import_s=2.0, base_s=(17.0, 20.0), copy_s=(0.110, 0.400)),
+    "onnx": Build(import_s=1.0, base_s=(0.3, 0.3), copy_s=(0.006, 0.006)),
 }
 """Backend -> what its builds cost; any other backend is taken for numba_cpu."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Expected seconds of one process, of them the reference's apart; resident bytes at its peak; bytes on disk."""
+    """What one process may be expected to take, `reference_s` apart; resident and disk bytes at their peak.
+
+    memory_bytes includes the reference's process, which lives beside the worker's.
+    """
 
     seconds: float
     reference_s: float
@@ -56,33 +62,33 @@ class Cost:
 
 
 def expected(case: Case, *, min_samples: int, min_time_s: float, timeout_s: float) -> Cost:
-    """What one process of the canonical case may be expected to cost; nothing is expected beyond its `timeout_s`."""
+    """The expected cost of the canonical case; nothing but the reference is expected beyond `timeout_s`."""
     run_s = expected_run_s(case)
     warm_up_s = min_time_s if run_s < min_time_s else 0.0
     sampling_s = run_s + warm_up_s + max(min_time_s, min_samples * run_s)
     seconds = HARNESS_S + min(timeout_s, expected_build_s(case) + sampling_s)
     disk_bytes = case.activation_bytes if case.swap_memory else 0
-    reference_s = case.flops / REFERENCE_FLOPS_PER_S
-    return Cost(seconds, reference_s, _memory_bytes(case) - disk_bytes, disk_bytes)
+    reference_s = _computed(case) * case.flops / REFERENCE_FLOPS_PER_S
+    memory_bytes = _worker_bytes(case) - disk_bytes + _checker_bytes(case)
+    return Cost(seconds, reference_s, memory_bytes, disk_bytes)
 
 
 def expected_run_s(case: Case) -> float:
     """Seconds of one run."""
     passes = 3 if case.mode == "train" else 1
-    rows = case.sequence_length * case.batch_size
-    gates = passes * CELLS[case.cell] * rows * sum(case.units)
-    step_s = STEP_S.get(case.execution, LOOP_STEP_S)
-    parallel_s = (case.flops / FLOPS_PER_S[case.dtype] + gates * GATE_S) / case.threads
-    return _computed(case) * (parallel_s + passes * case.sequence_length * case.num_layers * step_s)
+    steps = passes * case.sequence_length
+    gates_s = steps * case.batch_size * CELLS[case.cell] * sum(case.units) * GATE_S
+    products_s = max(case.flops / FLOPS_PER_S[case.dtype], steps * case.weight_bytes / WEIGHT_BYTES_PER_S)
+    return _computed(case) * ((gates_s + products_s) / case.threads + steps * case.num_layers * STEP_S[case.execution])
 
 
 def expected_build_s(case: Case) -> float:
     """Seconds until the first run, import included."""
     build = BUILDS.get(case.backend, BUILDS["numba_cpu"])
     unroll = case.unroll if isinstance(case.unroll, int) else 1
-    steps = {"static": case.sequence_length, "dynamic": min(unroll, case.sequence_length)}.get(case.execution, 1)
-    step_s = build.train_s if case.mode == "train" else build.forward_s
-    return build.import_s + build.base_s + steps * case.num_layers * step_s
+    copies = {"static": case.sequence_length, "dynamic": min(unroll, case.sequence_length)}.get(case.execution, 1)
+    train = case.mode == "train"
+    return build.import_s + build.base_s[train] + copies * case.num_layers * build.copy_s[train]
 
 
 def _computed(case: Case) -> float:
@@ -90,12 +96,22 @@ def _computed(case: Case) -> float:
     return max(case.lengths) / case.sequence_length if isinstance(case.lengths, tuple) else 1.0
 
 
-def _memory_bytes(case: Case) -> int:
-    rows, itemsize = case.sequence_length * case.batch_size, case.itemsize_bytes
-    ends = rows * (case.input_size + case.layer_shapes[-1][2])
-    tensors = ends * (2 if case.mode == "train" else 1)  # inputs and outputs, and their gradients
+def _ends(case: Case) -> int:
+    """Elements of inputs and outputs, and of their gradients."""
+    elements = case.sequence_length * case.batch_size * (case.input_size + case.layer_shapes[-1][2])
+    return 2 * elements if case.mode == "train" else elements
+
+
+def _worker_bytes(case: Case) -> int:
+    """Tensors, results, packed weights, the window over the input projection and what is saved for the gradients."""
     window = {"static": case.sequence_length, "dynamic": case.parallel_iterations or 1}.get(case.execution, 1)
-    workspace = min(window, case.sequence_length) * case.batch_size * CELLS[case.cell] * max(case.units)
-    program = (tensors + workspace) * itemsize + 4 * case.weight_bytes + case.activation_bytes
-    reference = (2 * tensors * itemsize + 4 * case.weight_bytes + 2 * case.activation_bytes) * (8 // itemsize)
-    return PROCESS_BYTES + tensors * itemsize + program + reference
+    workspace = 2 * min(window, case.sequence_length) * case.batch_size * CELLS[case.cell] * max(case.units)
+    elements = _ends(case) + workspace
+    return WORKER_BYTES + elements * case.itemsize_bytes + 4 * case.weight_bytes + case.activation_bytes
+
+
+def _checker_bytes(case: Case) -> int:
+    """The same tensors and results, and in float64 everything that one layer's equations keep of all steps."""
+    layer = (CELLS[case.cell] + 2) * case.sequence_length * case.batch_size * max(case.units)
+    float64 = 8 * (_ends(case) + layer) + 4 * case.weight_bytes * 8 // case.itemsize_bytes
+    return CHECKER_BYTES + 2 * _ends(case) * case.itemsize_bytes + float64

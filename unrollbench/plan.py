@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 
 from unrollbench import cost
 from unrollbench.axes import show
@@ -74,15 +73,16 @@ def fit(plan: Plan, budget_s: float) -> Plan:
     Cases that are held against each other stay together or go together. Each group's cheapest such set is taken first,
     then each group's next, as far as they fit. Raises NothingLeft if nothing fits.
     """
-    sets = [sorted(_sets(plan, group), key=lambda one: one.seconds) for group in plan.suite.groups]
+    sets = [sorted(_sets(plan, group), key=_by_seconds) for group in plan.suite.groups]
+    cheapest = sorted((of_group[0] for of_group in sets if of_group), key=_by_seconds)
+    others = sorted((one for of_group in sets for one in of_group[1:]), key=_by_seconds)
     rest_s = budget_s
     kept: set[Case] = set()
-    for of_round in zip_longest(*sets):
-        for one in sorted(filter(None, of_round), key=lambda one: one.seconds):
-            seconds = _seconds(plan.suite, [case for case in one.cases if case not in kept])
-            if seconds <= rest_s:
-                rest_s -= seconds
-                kept.update(one.cases)
+    for one in (*cheapest, *others):
+        seconds = _seconds(plan.suite, [case for case in one.cases if case not in kept])
+        if seconds <= rest_s:
+            rest_s -= seconds
+            kept.update(one.cases)
     if not kept:
         least_s = min(one.seconds for of_group in sets for one in of_group)
         raise NothingLeft([f"--budget: the cheapest cases that belong together take about {least_s:.0f} s"])
@@ -106,6 +106,10 @@ class _Set:
 
     cases: tuple[Case, ...]
     seconds: float
+
+
+def _by_seconds(one: _Set) -> float:
+    return one.seconds
 
 
 def _sets(plan: Plan, group: Group) -> Iterator[_Set]:
