@@ -138,7 +138,7 @@ class Slow(Right):
     """Each build takes a while, so that a run can be interrupted in its middle."""
 
     def build(self, case: Case, tensors: Tensors) -> FakeProgram:
-        time.sleep(0.3)
+        time.sleep(0.5)
         return super().build(case, tensors)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -97,19 +98,23 @@ def test_a_run_that_is_interrupted_keeps_what_is_finished_and_goes_on(tmp_path: 
         assert whole.finished_at is not None
 
 
-def test_a_runner_killed_with_its_worker_at_work_loses_nothing_finished(tmp_path: Path) -> None:
-    path = tmp_path / "runs.sqlite"
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_runner_ended_with_its_worker_at_work_loses_nothing_finished(tmp_path: Path, sent: signal.Signals) -> None:
+    path, scratch = tmp_path / "runs.sqlite", tmp_path / "scratch"
+    scratch.mkdir()
     script = (
-        "from pathlib import Path; from tests import test_runner as t; from unrollbench import runner\n"
+        "from tests import test_runner as t; from unrollbench import runner\n"
         "runner.ALWAYS = ('tests.fake_backend:register',)\n"
         f"t.execute(t.planned(*t.variants('fake_slow', 4)), t.Store({str(path)!r}))"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.DEVNULL)
     wait_for_measurements(path, 1, process)
     server = only_child(process.pid)
-    process.kill()
+    process.send_signal(sent)
     process.wait()
     wait_until_gone(server)
+    assert list(scratch.iterdir()) == []
     with Store(path) as store:
         half = store.run()
         assert 1 <= len(half.measurements) < 4
