@@ -22,6 +22,9 @@ BUILT_IN = {
 }
 """Backend name -> where its class lives; `unrollbench.backends` entry points add to it."""
 
+EXTRAS = {"tensorflow": "tensorflow", "keras": "tensorflow", "jax": "jax", "torch": "torch", "onnx": "onnx"}
+"""Backend name -> the extra of this package that installs what it needs."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -119,7 +122,8 @@ def load(name: str) -> Backend:
         try:
             factory = getattr(importlib.import_module(module), attribute)
         except ImportError as error:
-            raise BackendUnavailable(f"backend {name!r}: {error}") from error
+            remedy = f"; install it with: pip install 'unrollbench[{EXTRAS[name]}]'" if name in EXTRAS else ""
+            raise BackendUnavailable(f"backend {name!r}: {error}{remedy}") from error
     else:
         points = [point for point in entry_points(group="unrollbench.backends") if point.name == name]
         if not points:

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
+from jax import numpy as jnp
 
 from unrollbench.backends import Listing, Memory
 from unrollbench.backends.phases import Phases
 from unrollbench.backends.step import Value
 from unrollbench.case import Case
 from unrollbench.tensors import Gradients, Outputs
-
-try:
-    import jax
-    from jax import numpy as jnp
-except ImportError as error:
-    raise ImportError(f"{error}; install it with: pip install 'unrollbench[jax]'") from error
 
 Arguments = dict[str, Any]
 """inputs, lengths, state, weights and, in train mode, d_outputs and d_state, on the device."""

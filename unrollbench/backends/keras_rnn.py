@@ -15,11 +15,8 @@ from unrollbench.tensors import Array, Gradients, Outputs, State, Tensors, Weigh
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
-try:
-    import keras
-    import tensorflow as tf
-except ImportError as error:
-    raise ImportError(f"{error}; install it with: pip install 'unrollbench[tensorflow]'") from error
+import keras
+import tensorflow as tf
 
 Tensor = Any
 

@@ -6,19 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 
-from unrollbench.backends import Listing, Memory, limits
+from unrollbench.backends import Listing, Memory, limits, onnx_graph
 from unrollbench.backends.phases import Phases
 from unrollbench.case import Case
 from unrollbench.tensors import Array, Outputs, Tensors
-
-try:
-    import onnx
-    import onnxruntime
-except ImportError as error:
-    raise ImportError(f"{error}; install it with: pip install 'unrollbench[onnx]'") from error
-
-from unrollbench.backends import onnx_graph
 
 _MODELS = {
     "static": onnx_graph.unrolled_model,

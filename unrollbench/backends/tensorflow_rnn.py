@@ -15,11 +15,8 @@ from unrollbench.tensors import Array, Gradients, Outputs, State, Tensors
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["TF_USE_LEGACY_KERAS"] = "1"  # compat.v1's rnn_cell classes live in tf_keras
-try:
-    import tensorflow as tf
-    import tf_keras
-except ImportError as error:
-    raise ImportError(f"{error}; install it with: pip install 'unrollbench[tensorflow]'") from error
+import tensorflow as tf
+import tf_keras
 
 from unrollbench.backends.tensorflow_session import Session
 

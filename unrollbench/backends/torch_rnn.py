@@ -12,20 +12,15 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import torch
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from unrollbench.backends import Listing, Memory, limits
 from unrollbench.backends.phases import Phases
 from unrollbench.backends.step import States, Value, stack_step
+from unrollbench.backends.torch_library import Library
 from unrollbench.case import Case
 from unrollbench.tensors import Array, Gradients, Outputs, State, Tensors
-
-try:
-    import torch
-    from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
-except ImportError as error:
-    raise ImportError(f"{error}; install it with: pip install 'unrollbench[torch]'") from error
-
-from unrollbench.backends.torch_library import Library
 
 Network = Callable[[Any, Value, Any, Value], tuple[Value, Any]]
 """(weights, inputs, state, lengths) -> (outputs, state); weights and state are trees of tensors."""

@@ -1,0 +1,72 @@
+"""What a framework cannot run exactly is said in a sentence, with no framework installed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from unrollbench.backends import limits
+from unrollbench.case import EXECUTIONS, Case, CellOptions
+
+LSTM = Case(batch_size=2, sequence_length=4)
+
+
+def case(**axes: Any) -> Case:
+    return replace(LSTM, **axes)
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_a_plain_lstm_runs_in_every_execution_that_a_framework_has(execution: str) -> None:
+    plain = case(execution=execution, time_major=False)
+    has = {
+        "tensorflow": limits.tensorflow(plain),
+        "keras": limits.keras(plain),
+        "jax": limits.jax(plain),
+        "torch": limits.torch(plain),
+        "onnx": limits.onnx(plain),
+    }
+    lacks = {"stepwise": {"keras"}, "library": {"keras", "jax"}}.get(execution, set())
+    assert {name for name, reason in has.items() if reason} == lacks
+
+
+@pytest.mark.parametrize(
+    ("framework", "axes", "words"),
+    [
+        ("tensorflow", {"execution": "stepwise", "mode": "train"}, "session.run keeps no activations"),
+        ("tensorflow", {"execution": "dynamic", "unroll": 2}, "no partial unroll"),
+        ("tensorflow", {"execution": "library", "cell": "gru"}, "BlockLSTM"),
+        ("tensorflow", {"execution": "library", "lengths": (1, 4)}, "one length for the whole batch"),
+        ("tensorflow", {"execution": "library", "dtype": "float64"}, "float32 only"),
+        ("keras", {"time_major": True}, "batch-major"),
+        ("keras", {"time_major": False, "cell_options": CellOptions(use_peepholes=True)}, "no use_peepholes"),
+        ("keras", {"time_major": False, "parallel_iterations": 1}, "parallel_iterations"),
+        ("jax", {"parallel_iterations": 1}, "parallel_iterations"),
+        ("jax", {"mode": "train", "swap_memory": True}, "swap_memory"),
+        ("torch", {"execution": "library", "cell": "gru"}, "reset gate after"),
+        ("torch", {"execution": "library", "lengths": (0, 4)}, "at least 1"),
+        ("torch", {"execution": "library", "cell_options": CellOptions(num_proj=64)}, "proj_size < hidden_size"),
+        ("torch", {"execution": "dynamic", "cell": "gru", "mode": "train"}, "wrong gradients"),
+        ("onnx", {"mode": "train"}, "inference only"),
+        ("onnx", {"execution": "library", "cell_options": CellOptions(cell_clip=1.0)}, "clip bounds the gates"),
+        ("onnx", {"execution": "library", "lengths": (0, 4)}, "length 0"),
+    ],
+)
+def test_what_a_framework_cannot_do_exactly_has_its_reason(framework: str, axes: dict[str, Any], words: str) -> None:
+    reason = getattr(limits, framework)(case(**axes))
+    assert reason is not None
+    assert words in reason
+
+
+@pytest.mark.parametrize("framework", ["tensorflow", "keras", "jax", "torch", "onnx"])
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_no_framework_is_driven_on_a_gpu(framework: str, execution: str) -> None:
+    on_gpu = case(device="cuda", execution=execution, time_major=False)
+    assert getattr(limits, framework)(on_gpu) is not None
+
+
+def test_settings_that_mean_nothing_for_an_execution_are_no_reason() -> None:
+    settings = {"unroll": 3, "parallel_iterations": 5, "swap_memory": True, "mode": "train"}
+    for framework in ("tensorflow", "jax", "torch"):
+        assert getattr(limits, framework)(case(execution="static", **settings)) is None
