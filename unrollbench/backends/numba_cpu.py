@@ -49,9 +49,16 @@ class NetworkProgram:
     def set_inputs(
         self, inputs: Array, lengths: npt.NDArray[np.int64] | None, initial_state: Sequence[State] | None
     ) -> None:
-        """Points the program at inputs and state, which it never writes and which must live as long as it runs."""
+        """Points the program at inputs and state, which it never writes and which must live as long as it runs.
+
+        Raises ValueError where T is not what a static program was built for, or a length is not in 0..T.
+        """
         time_major, buffers = self.network.spec.time_major, self._buffers
-        steps = inputs.shape[0 if time_major else 1]
+        steps, built_for = inputs.shape[0 if time_major else 1], self.network.schedule.max_time
+        if built_for is not None and steps != built_for:
+            raise ValueError(f"inputs: {steps} time steps, but this static program was built for {built_for}")
+        if lengths is not None and not 0 <= lengths.min() <= lengths.max() <= steps:
+            raise ValueError(f"lengths: {lengths.min()} to {lengths.max()}, expected 0 to {steps}, the time steps of inputs")
         buffers.resize(steps)
         self._inputs, self._initial_state = inputs, initial_state
         if time_major:

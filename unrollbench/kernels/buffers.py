@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -129,8 +130,9 @@ class Buffers:
     def _map(self, places: Sequence[tuple[LayerBuffers, str, tuple[int, ...]]]) -> None:
         """Puts the saved activations into one unlinked file."""
         dtype = np.dtype(self.network.spec.dtype)
-        sizes = [-(-prod(shape) * dtype.itemsize // 4096) * 4096 for _, _, shape in places]
-        mapping = swap.backing(max(sum(sizes), 4096))
+        page = mmap.PAGESIZE  # each array begins on a page of its own, so that whole pages can be released
+        sizes = [-(-prod(shape) * dtype.itemsize // page) * page for _, _, shape in places]
+        mapping = swap.backing(max(sum(sizes), page))
         start = 0
         for (buffers, name, shape), size in zip(places, sizes, strict=True):
             flat = np.frombuffer(mapping, dtype, prod(shape), start)
@@ -228,8 +230,7 @@ class Buffers:
         """Slot 0 of every state array holds the initial state, one tuple per layer; None is zero."""
         for layer, buffers in enumerate(self.layers):
             for position, name in enumerate(buffers.layout.cell.state):
-                target = buffers[name][0, :, : buffers.layout.size(name)]
-                target[...] = 0 if initial_state is None else initial_state[layer][position]
+                _fill(buffers[name][0], None if initial_state is None else initial_state[layer][position])
 
     def begin_backward(self, d_state: Sequence[State] | None) -> None:
         """Gradients of weights and temporaries are zero, those of the state are the final state's; None is zero."""
@@ -241,8 +242,7 @@ class Buffers:
             for name in (*layout.cell.temporaries, *exposed):
                 buffers.fixed[f"d_{name}"][...] = 0
             for position, name in enumerate(layout.cell.state):
-                target = buffers.fixed[f"d_{name}"][:, : layout.size(name)]
-                target[...] = 0 if d_state is None else d_state[layer][position]
+                _fill(buffers.fixed[f"d_{name}"], None if d_state is None else d_state[layer][position])
 
     @property
     def weight_bytes(self) -> int:
@@ -260,3 +260,11 @@ class Buffers:
         """Everything else that belongs to the program, results included."""
         total = sum(a.nbytes for b in self.layers for group in (b.fixed, b.timed) for a in group.values())
         return total - self.weight_bytes - self.saved_bytes
+
+
+def _fill(padded: Array, values: Array | None) -> None:
+    """Rows of `padded` are the values and zeros beyond them, whatever an earlier run left there."""
+    size = 0 if values is None else values.shape[1]
+    padded[:, size:] = 0
+    if values is not None:
+        padded[:, :size] = values

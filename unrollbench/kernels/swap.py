@@ -28,12 +28,15 @@ def backing(size_bytes: int) -> mmap.mmap:
     """A zeroed mapping of an unlinked file of that size. Raises OSError where no file can be made."""
     directory = os.environ.get("TMPDIR") or (DISK_DIRECTORY if os.path.isdir(DISK_DIRECTORY) else None)
     with tempfile.TemporaryFile(prefix="unrollbench-swap-", dir=directory) as file:
-        file.truncate(size_bytes)
+        os.posix_fallocate(file.fileno(), 0, size_bytes)  # a full disk is an error now, not a crash later
         return mmap.mmap(file.fileno(), size_bytes)
 
 
 def release(layout: LayerLayout) -> Kernel:
-    """`release(f, start, stop)`: thread 0 drops the saved activations of steps start..stop from resident memory."""
+    """`release(f, start, stop)`: thread 0 drops the saved activations of steps start..stop from resident memory.
+
+    Whole pages, so also what a page holds of the neighbouring steps: the file keeps it, and the next use reads it back.
+    """
     page = mmap.PAGESIZE
     saved = [(layout.fields[name], a.row_bytes) for name, a in layout.arrays.items() if a.slots == "time"]
     saved += [(layout.fields[f"gates_{s.index}"], s.row_bytes) for s in layout.stages]
@@ -44,9 +47,8 @@ def release(layout: LayerLayout) -> Kernel:
             for i in range(len(buffers)):
                 field, row_bytes = buffers[i]
                 slot = batch * row_bytes
-                first = (peek(f, field) + start * slot + page - 1) // page * page
-                last = (peek(f, field) + stop * slot) // page * page
-                if last > first:
-                    _madvise(first, last - first, MADV_DONTNEED)
+                first = (peek(f, field) + start * slot) // page * page
+                last = (peek(f, field) + stop * slot + page - 1) // page * page
+                _madvise(first, last - first, MADV_DONTNEED)
 
     return Kernel("release", run, 3)

@@ -49,7 +49,7 @@ def barrier(counter, threads):
 
 @cache
 def _compiled():
-    """(serve, launch): what a team's threads run and what its owner calls; compiled when a team is first made."""
+    """(serve, launch, stop): what a team's threads run and what its owner calls; compiled when a team is first made."""
 
     @njit(types.void(types.intp, types.intp), error_model="numpy", nogil=True)
     def serve(control, thread):
@@ -81,7 +81,12 @@ def _compiled():
             relax(spins)
             spins += 1
 
-    return serve, launch
+    @njit(types.void(types.intp), error_model="numpy", nogil=True)
+    def stop(control):
+        poke(control + FUNCTION, 0)
+        add_atomic(control + GENERATION, 1)
+
+    return serve, launch, stop
 
 
 def _serve(control: npt.NDArray[np.int64], thread: int, cpu: int | None) -> None:
@@ -91,8 +96,8 @@ def _serve(control: npt.NDArray[np.int64], thread: int, cpu: int | None) -> None
 
 
 def _stop(control: npt.NDArray[np.int64], members: list[threading.Thread]) -> None:
-    control[FUNCTION // 8] = 0
-    control[GENERATION // 8] += 1
+    if members:
+        _compiled()[2](control.ctypes.data)
     for member in members:
         member.join()
 
@@ -117,11 +122,16 @@ class Team:
         self.close = weakref.finalize(self, _stop, self._control, self._members)
 
     def run(self, function: int, frames: npt.NDArray[np.int64]) -> None:
-        """Calls the C function at address `function` once per thread, with the address of that thread's row of `frames`."""
+        """Calls the C function at address `function` once per thread, with the address of that thread's row of `frames`.
+
+        Raises RuntimeError after `close`.
+        """
+        if not self.close.alive:
+            raise RuntimeError("this program was closed: its threads have ended")
         if self.size == 1:
             _C_FUNCTION(function)(frames.ctypes.data)
         else:
-            launch = _compiled()[1]
+            _, launch, _ = _compiled()
             launch(self._control.ctypes.data, function, frames.ctypes.data, frames.strides[0], self.size - 1)
 
 
