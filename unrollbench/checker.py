@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import sys
 import traceback
@@ -27,10 +28,12 @@ from unrollbench.case import Case
 from unrollbench.errors import WrongResult
 from unrollbench.tensors import Outputs, draw
 
-KEPT_BYTES = 1 << 28
-"""Expected results larger than this are not kept: writing them takes longer than they are worth."""
-FOLDER_BYTES = 1 << 30
+KEPT_BYTES = 1 << 30
+"""Larger expected results are computed anew for each case: they are few, and the disk is somebody else's."""
+FOLDER_BYTES = 2 << 30
 """The folder of expected results is emptied of its oldest files beyond this size."""
+FREE_FACTOR = 4
+"""Nothing is kept on a disk that has not this many times its size free."""
 
 
 @dataclass(frozen=True)
@@ -127,36 +130,44 @@ def _expected(case: Case, folder: Path | None) -> Outputs:
     # Neither the device nor the threads change what is right.
     path = folder / f"{replace(case.network, device='cpu', threads=1).key}.pickle"
     if path.exists():
-        found: Outputs = pickle.loads(path.read_bytes())
+        with path.open("rb") as file:
+            found: Outputs = pickle.load(file)
         return found
     expected = reference.expected(case, draw(case))
-    _keep(expected, path)
+    with suppress(OSError):  # a full disk, or a runner that is gone with its folder, costs time and nothing else
+        _keep(expected, path)
     return expected
 
 
 def _keep(expected: Outputs, path: Path) -> None:
-    """Written beside and renamed, so that no reader finds half a file."""
-    data = pickle.dumps(expected, protocol=5)
-    if len(data) > KEPT_BYTES:
+    """Written beside and renamed, so that no reader finds half a file; the oldest files make room."""
+    head, views = _parts(expected)
+    size = len(head) + sum(view.nbytes for view in views)
+    if size > min(KEPT_BYTES, shutil.disk_usage(path.parent).free // FREE_FACTOR):
         return
     oldest_first = sorted(path.parent.glob("*.pickle"), key=lambda file: file.stat().st_mtime)
-    total = len(data) + sum(file.stat().st_size for file in oldest_first)
-    for file in oldest_first:
+    total = size + sum(file.stat().st_size for file in oldest_first)
+    for old in oldest_first:
         if total <= FOLDER_BYTES:
             break
-        total -= file.stat().st_size
-        file.unlink()
+        total -= old.stat().st_size
+        old.unlink()
     part = path.with_suffix(".part")
-    with suppress(OSError):  # a full disk costs the next worker time, nothing else
-        part.write_bytes(data)
-        part.rename(path)
+    with part.open("wb") as file:
+        pickle.dump(expected, file, protocol=5)
+    part.rename(path)
+
+
+def _parts(outputs: Outputs) -> tuple[bytes, list[memoryview]]:
+    """A pickle of the results without the bytes of their contiguous arrays, and those bytes where they are."""
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(outputs, protocol=5, buffer_callback=buffers.append)
+    return head, [buffer.raw() for buffer in buffers]
 
 
 def _send(connection: Connection, outputs: Outputs) -> None:
     """The arrays' own bytes follow the pickle, so that no copy of them is made here."""
-    buffers: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(outputs, protocol=5, buffer_callback=buffers.append)
-    views = [buffer.raw() for buffer in buffers]
+    head, views = _parts(outputs)
     connection.send((head, [view.nbytes for view in views]))
     for view in views:
         if view.nbytes:
