@@ -43,6 +43,7 @@ def test_a_variant_tells_an_axis_at_its_default_only_where_it_varies() -> None:
     loop = Case(execution="dynamic").canonical()
     assert labels.variant(loop) == "dynamic"
     assert labels.variant(loop, {"unroll"}) == "dynamic unroll=1"
+    assert labels.variant(loop, {"backend"}) == "numba_cpu dynamic"
     assert labels.variant(replace(loop, unroll=4)) == "dynamic unroll=4"
     assert labels.variant(replace(loop, execution="static").canonical(), {"unroll"}) == "static"
 

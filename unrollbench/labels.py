@@ -38,7 +38,8 @@ def variant(case: Case, varying: Iterable[str] = ()) -> str:
     Axes named in `varying` are told also at their default, unless they mean nothing for the case.
     """
     default = Case()
-    parts = [case.execution if case.backend == default.backend else f"{case.backend} {case.execution}"]
+    plain = case.backend == default.backend and "backend" not in varying
+    parts = [case.execution if plain else f"{case.backend} {case.execution}"]
     for axis in VARIANT_AXES:
         value = getattr(case, axis)
         if axis in ("backend", "execution") or value is None:
