@@ -39,8 +39,8 @@ def torch(case: Case) -> str | None:
     """Why PyTorch cannot run the case, or None; whether the installed version has `scan` is the backend's to say."""
     if case.execution == "library":
         return _device(case, "torch") or _torch_library(case)
-    if case.execution == "dynamic" and case.mode == "train" and not _scan_gradients_are_right(case):
-        return "torch.compile computes wrong gradients of scan for this step (pytorch issue 153679)"
+    if case.execution == "dynamic" and case.mode == "train":
+        return "torch.compile computes wrong gradients of scan (pytorch issue 153679, seen with torch 2.13)"
     return _device(case, "torch") or _loop(case, "torch's scan operator")
 
 
@@ -80,11 +80,6 @@ def _torch_library(case: Case) -> str | None:
     if _has_empty_rows(case):
         return "torch.nn.utils.rnn.pack_padded_sequence wants every length to be at least 1"
     return None
-
-
-def _scan_gradients_are_right(case: Case) -> bool:
-    """Whether torch 2.13's Inductor was seen to differentiate the scan rightly; others come out wrong."""
-    return case.cell != "gru" and case.cell_options.cell_clip is None and case.lengths == "full"
 
 
 def _onnx_library(case: Case) -> str | None:
