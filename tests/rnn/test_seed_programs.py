@@ -63,9 +63,8 @@ def test_rows_of_an_image_are_the_steps_of_a_static_rnn_and_the_lstm_s_h_is_the_
     images = np.random.default_rng(1).random((batch_size, height, width)).astype(np.float32)
     x = np.transpose(images, [1, 0, 2])
     x = np.reshape(x, [-1, width])
-    x = np.split(x, height)
     lstm_cell = rnn.BasicLSTMCell(rnn_size)
-    outputs, status = rnn.static_rnn(lstm_cell, x, dtype=np.float32)
+    outputs, status = rnn.static_rnn(lstm_cell, np.split(x, height), dtype=np.float32)
     assert len(outputs) == height
     np.testing.assert_array_equal(status[1], outputs[-1])
     np.testing.assert_array_equal(status.h, outputs[-1])
