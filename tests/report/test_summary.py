@@ -9,7 +9,8 @@ import pytest
 from tests.runs import adversarial, failed, measured, run_of, three_ways
 from unrollbench.case import Case
 from unrollbench.records import Run
-from unrollbench.report import summary
+from unrollbench.report import answers, summary
+from unrollbench.report.groups import groups
 
 
 def test_each_way_has_a_line_with_build_run_memory_and_ratios() -> None:
@@ -22,30 +23,15 @@ def test_each_way_has_a_line_with_build_run_memory_and_ratios() -> None:
 
 
 def test_it_ends_with_the_answer() -> None:
-    one = summary.text(run_of(*three_ways())).splitlines()[-1]
-    assert one.startswith("static runs 2.00x faster (")
-    several = summary.text(run_of(*three_ways(8), *three_ways(16), *three_ways(32, static_run_s=1e-3))).splitlines()[-1]
-    assert several.startswith("numba_cpu, static against dynamic in 3 networks: runs faster in 2, no difference in run")
-    assert several.endswith("in 1; builds take 10.0x the time.")
+    run = run_of(*three_ways())
+    assert summary.text(run).endswith(answers.headlines(groups(run))[-1])
+    assert "one variant only: nothing to hold it against." in summary.text(run_of(measured(Case(execution="static"))))
 
 
-def test_without_any_difference_it_says_that_once() -> None:
-    run = run_of(*three_ways(8, static_run_s=1e-3), *three_ways(16, static_run_s=1e-3))
-    assert "no difference in run time that this run can show in any" in summary.text(run)
-
-
-def test_networks_whose_static_case_failed_are_not_left_out_of_the_answer() -> None:
+def test_a_case_without_figures_has_a_line_with_its_reason() -> None:
     large = Case(execution="dynamic", sequence_length=512)
     crashed = failed(replace(large, execution="static"), "timeout", "longer than 60 s")
-    said = summary.text(run_of(*three_ways(), measured(large), crashed))
-    assert said.endswith("Static has no figures in 1 more network (1 timeout).")
-    assert "  static: timeout: longer than 60 s" in said
-
-
-def test_without_a_pair_it_says_that_it_cannot_answer() -> None:
-    said = summary.text(run_of(measured(Case(execution="static"))))
-    assert said.endswith("No network was measured both static and dynamic, so this run does not say which is better.")
-    assert "one variant only: nothing to hold it against." in said
+    assert "  static: timeout: longer than 60 s" in summary.text(run_of(*three_ways(), measured(large), crashed))
 
 
 def test_skips_are_told_once_per_reason_with_their_number() -> None:

@@ -13,7 +13,7 @@ from jinja2 import FileSystemLoader, StrictUndefined
 
 from unrollbench import labels, stats
 from unrollbench.records import Measurement, Run
-from unrollbench.report import curves, frames, plots, summary, wording
+from unrollbench.report import answers, curves, frames, plots, summary, wording
 from unrollbench.report.facts import facts
 from unrollbench.report.files import replace_text
 from unrollbench.report.groups import (
@@ -123,7 +123,7 @@ def _content(run: Run) -> dict[str, Any]:
         "title": declared.get("title") or run.suite,
         "question": declared.get("question"),
         "moment": wording.moment,
-        "headlines": summary.headlines(found),
+        "headlines": answers.headlines(found),
         "tally": summary.tally(run),
         "unsteady": summary.unsteady(run),
         "caveat": wording.caveat(summary.ratios(found)),

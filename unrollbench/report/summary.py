@@ -9,7 +9,7 @@ from statistics import median
 
 from unrollbench import labels
 from unrollbench.records import STATUSES, Run
-from unrollbench.report import wording
+from unrollbench.report import answers, wording
 from unrollbench.report.groups import Contrast, Group, Variant, contrast, groups, questions
 from unrollbench.stats import ENOUGH_VALUES, Ratio, centre, iqr
 
@@ -26,7 +26,7 @@ def text(run: Run) -> str:
     found = groups(run)
     blocks = [_block(group) for group in found]
     note = wording.caveat(ratios(found))
-    ending = [*skips(run), tally(run), *unsteady(run), *headlines(found)]
+    ending = [*skips(run), tally(run), *unsteady(run), *answers.headlines(found)]
     return "\n\n".join([*blocks, *([textwrap.fill(note, _WIDTH)] if note else []), "\n".join(ending)])
 
 
@@ -67,58 +67,8 @@ def tally(run: Run) -> str:
     return "; ".join(parts) + "."
 
 
-def headlines(found: Sequence[Group]) -> tuple[str, ...]:
-    """The answer to static or dynamic over all networks: a sentence per backend, or why there is none."""
-    asked = [(c, group) for group in found for c in questions(group) if c.variant.case.execution == "static"]
-    if not asked:
-        return ("No network was measured both static and dynamic, so this run does not say which is better.",)
-    backends = tuple(dict.fromkeys(c.variant.case.backend for c, _ in asked))
-    return tuple(
-        _headline(backend, [pair for pair in asked if pair[0].variant.case.backend == backend]) + _gaps(backend, found)
-        for backend in backends
-    )
-
-
 def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _headline(backend: str, asked: Sequence[tuple[Contrast, Group]]) -> str:
-    if len(asked) == 1:
-        return wording.answer(*asked[0])
-    runs = [c.run for c, _ in asked if c.run is not None]
-    builds = [c.build for c, _ in asked if c.build is not None]
-    said = f"{backend}, static against dynamic in {len(asked)} networks: {_counts(runs)}"
-    return f"{said}; {_range(builds)}." if builds else f"{said}; build times are unknown."
-
-
-def _counts(runs: Sequence[Ratio]) -> str:
-    """`runs faster in 5, no difference in run time that this run can show in 1`."""
-    shown = [r for r in runs if r.shown]
-    faster = sum(1 for r in shown if r.estimate < 1)
-    neither = len(runs) - len(shown)
-    parts = [f"runs faster in {faster}"] if faster else []
-    parts += [f"runs slower in {len(shown) - faster}"] if len(shown) > faster else []
-    parts += [f"no difference in run time that this run can show in {neither if shown else 'any'}"] if neither else []
-    return ", ".join(parts)
-
-
-def _range(builds: Sequence[Ratio]) -> str:
-    ends = (min(r.estimate for r in builds), max(r.estimate for r in builds))
-    said = dict.fromkeys(wording.factor(end) for end in ends)
-    return f"builds take {' to '.join(said)} the time"
-
-
-def _gaps(backend: str, found: Sequence[Group]) -> str:
-    """What the answer leaves out: networks whose static variant has no figures, and why; they may be the worst."""
-    statuses = Counter(
-        v.measurements[0].status.replace("_", " ")
-        for group in found
-        for v in group.variants
-        if v.case.backend == backend and v.case.execution == "static" and not v.ok
-    )
-    said = ", ".join(f"{number} {status}" for status, number in statuses.items())
-    return f" Static has no figures in {_plural(sum(statuses.values()), 'more network')} ({said})." if said else ""
 
 
 def _block(group: Group) -> str:
