@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -39,7 +40,13 @@ def register() -> None:
         fake_missing="tests.no_such_module:Missing",
         fake_child=f"{here}:LeavesChild",
         fake_pinned=f"{here}:Pinned",
+        fake_patricide=f"{here}:KillsServer",
     )
+
+
+def start_thread() -> None:
+    """This process has a second thread, as some libraries have once they are loaded."""
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 
 
 class FakeProgram:
@@ -158,6 +165,13 @@ class Error(Right):
 class Picky(Right):
     def why_not(self, case: Case) -> str | None:
         return "it has no such loop"
+
+
+class KillsServer(Right):
+    def build(self, case: Case, tensors: Tensors) -> FakeProgram:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
+        return super().build(case, tensors)
 
 
 class LeavesChild(Right):

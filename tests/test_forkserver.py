@@ -151,6 +151,21 @@ def test_a_server_that_died_is_started_again(server: ForkServer) -> None:
     assert measured(server, "fake").status == "ok"
 
 
+def test_a_case_whose_server_dies_each_time_is_crashed(server: ForkServer) -> None:
+    measurement = measured(server, "fake_patricide")
+    assert measurement.status == "crashed"
+    assert measurement.reason == "the fork server died 2 times with this case: status -9"
+    assert measured(server, "fake").status == "ok"
+
+
+def test_what_starts_threads_when_loaded_is_left_to_the_workers() -> None:
+    with ForkServer(preload=("tests.fake_backend:start_thread", "tests.fake_backend:register")) as server:
+        measurement = measured(server, "fake")
+    # Without its preloads the server does not know the fakes: it was started again with none.
+    assert measurement.status == "skipped"
+    assert "unknown" in (measurement.reason or "")
+
+
 def test_nothing_is_left_running_when_the_server_closes() -> None:
     with ForkServer() as server:
         server.measure(Request(SMALL))
