@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -324,3 +325,32 @@ def test_help_imports_nothing_of_weight() -> None:
 def test_reports_do_not_import_a_backend() -> None:
     done = python("import sys, unrollbench.report.html; print('numba' in sys.modules, 'tensorflow' in sys.modules)")
     assert done.stdout.split() == ["False", "False"]
+
+
+class Terminal(io.StringIO):
+    """A stream that somebody is at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("answer", "code"), [("\n", 0), ("y\n", 0), ("n\n", 130), ("", 130)])
+def test_a_long_run_asks_whoever_is_there(answer: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_runs(monkeypatch, in_half_the_time)
+    monkeypatch.setattr(cli, "ASK_FROM_S", 0.0)
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert cli.main(["run", "smoke"]) == code
+    assert "Start? [Y/n]" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert Path("reports/unrollbench.db").exists()
+
+
+def test_yes_asks_nothing_and_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_runs(monkeypatch, in_half_the_time)
+    monkeypatch.setattr(cli, "ASK_FROM_S", 0.0)
+    monkeypatch.setattr(sys, "stdin", Terminal(""))
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert cli.main(["run", "smoke", "--yes"]) == 0
+    assert "Start?" not in screen.getvalue()
+    assert "\r\x1b[K[" in screen.getvalue()

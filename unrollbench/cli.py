@@ -235,7 +235,8 @@ def _agreed(arguments: argparse.Namespace, planned: Plan) -> bool:
         return True
     sys.stderr.write("Start? [Y/n] ")
     sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("", "y", "yes")
+    answer = sys.stdin.readline()
+    return answer.strip().lower() in ("y", "yes") or answer == "\n"
 
 
 def _expectation(planned: Plan) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 Processes = Sequence[Sequence[float]]
@@ -59,6 +59,10 @@ class Ratio:
     def inverse(self) -> Ratio:
         """The same statement about the second against the first."""
         return Ratio(1 / self.estimate, 1 / self.high, 1 / self.low, self.processes, self.values, self.margin)
+
+    def widened(self, below: float, above: float) -> Ratio:
+        """The same with the lower bound times `below` (<= 1) and the upper one times `above` (>= 1)."""
+        return replace(self, low=self.low * below, high=self.high * above)
 
 
 def median(values: Sequence[float]) -> float | None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.runs import failed, measured, run_of, three_ways
 from unrollbench.case import Case
-from unrollbench.report.groups import Variant, baseline, contrast, groups, questions, run_memory_bytes
+from unrollbench.report.groups import Variant, baseline, contrast, groups, processor_share, questions, run_memory_bytes
 
 LOOP = Case(execution="dynamic", mode="train")
 
@@ -80,6 +80,25 @@ def test_a_contrast_is_the_first_in_units_of_the_second() -> None:
     assert found.run.estimate == pytest.approx(0.5)
     assert found.build.estimate == pytest.approx(10.0)
     assert found.memory.estimate == pytest.approx(4.0)
+
+
+def test_bounds_allow_for_a_process_that_shared_its_processor() -> None:
+    loop, static, _ = three_ways()
+    (quiet,) = groups(run_of(loop, static))
+    (busy,) = groups(run_of(replace(loop, metrics=replace(loop.metrics, cpu_s=0.4e-3)), static))
+    before, after = contrast(quiet.variants[1], quiet.variants[0]).run, contrast(busy.variants[1], busy.variants[0]).run
+    assert before is not None
+    assert after is not None
+    assert (before.shown, after.shown) == (True, False)  # 0.5 ms against 1 ms, of which it had the processor for 0.4 ms
+    assert after.estimate == before.estimate
+    assert after.low == before.low
+    assert after.high == pytest.approx(before.high / 0.4, rel=0.01)
+
+
+@pytest.mark.parametrize(("axis", "value"), [("threads", 2), ("device", "cuda")])
+def test_waiting_is_no_disturbance_where_it_may_be_right(axis: str, value: Any) -> None:
+    m = measured(replace(LOOP, **{axis: value}), 1e-3)
+    assert processor_share(replace(m, metrics=replace(m.metrics, cpu_s=0.4e-3))) is None
 
 
 def test_questions_are_static_and_the_fastest_each_against_its_own_backends_loop() -> None:

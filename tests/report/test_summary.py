@@ -67,9 +67,16 @@ def test_bounds_are_told_only_where_values_stand_behind_them() -> None:
 
 def test_samples_that_scatter_are_told_of() -> None:
     scattered = measured(Case(), samples=(1.0, 2.0, 3.0, 4.0))
-    assert summary.unsteady(run_of(*three_ways())) == ()
-    (line,) = summary.unsteady(run_of(*three_ways(), scattered))
-    assert line.startswith("In 1 of 4 measurements the samples scatter by more than 30%")
+    assert summary.disturbed(run_of(*three_ways())) == ()
+    (line,) = summary.disturbed(run_of(*three_ways(), scattered))
+    assert line.startswith("Of 4 measurements, in 1 the samples scatter by more than 30%: something else was probably")
+
+
+def test_a_process_that_shared_its_processor_is_told_of() -> None:
+    loop, static, stepwise = three_ways()
+    shared = replace(loop, metrics=replace(loop.metrics, cpu_s=0.4e-3))
+    (line,) = summary.disturbed(run_of(shared, static, stepwise))
+    assert line.startswith("Of 3 measurements, in 1 the process had its processor only in part, 40% at the least:")
 
 
 def test_a_long_reason_takes_one_line() -> None:

@@ -11,6 +11,9 @@ from unrollbench import stats
 from unrollbench.case import VARIANT_AXES, Case
 from unrollbench.records import Measurement, Metrics, Run
 
+UNDISTURBED_SHARE = 0.95
+"""From this share of its processor on, a process counts as undisturbed; clocks and interrupts take a few percent."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -28,6 +31,11 @@ class Variant:
     def run_s(self) -> stats.Processes:
         """Seconds of one run, per process and sample."""
         return [[sample.run_s for sample in m.samples] for m in self.ok]
+
+    @property
+    def processor_share(self) -> float:
+        """The least `processor_share` of its processes; 1 where it says nothing."""
+        return min((share for m in self.ok if (share := processor_share(m)) is not None), default=1.0)
 
     @property
     def build_s(self) -> stats.Processes:
@@ -79,6 +87,17 @@ class Group:
         return frozenset(axis for axis, found in values.items() if len(found) > 1)
 
 
+def processor_share(measurement: Measurement) -> float | None:
+    """Which part of the timed runs the process had its processor for: what is missing from 1, others had.
+
+    None where that cannot be told: with several threads, which may rightly wait, or on an accelerator.
+    """
+    case, cpu_s, samples = measurement.case, measurement.metrics.cpu_s, measurement.samples
+    if cpu_s is None or not samples or case.threads != 1 or case.device != "cpu":
+        return None
+    return min(1.0, cpu_s * sum(s.loops for s in samples) / sum(s.elapsed_s for s in samples))
+
+
 def run_memory_bytes(metrics: Metrics) -> int | None:
     """Resident peak of the timed runs above the process's start with its inputs drawn, or None if either is unknown."""
     if metrics.run_peak_bytes is None or metrics.base_bytes is None:
@@ -103,11 +122,16 @@ def groups(run: Run) -> tuple[Group, ...]:
 
 
 def contrast(variant: Variant, against: Variant) -> Contrast:
-    """The first variant held against the second."""
+    """The first variant held against the second.
+
+    A process that shared its processor may have needed only its share of the time: the bounds of run time allow for it.
+    """
+    run = stats.ratio(variant.run_s, against.run_s)
+    above, below = (v.processor_share if v.processor_share < UNDISTURBED_SHARE else 1.0 for v in (variant, against))
     return Contrast(
         variant=variant,
         against=against,
-        run=stats.ratio(variant.run_s, against.run_s),
+        run=run if run is None else run.widened(above, 1 / below),
         build=stats.ratio(variant.build_s, against.build_s),
         memory=stats.ratio(variant.run_memory_bytes, against.run_memory_bytes),
     )

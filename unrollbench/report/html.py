@@ -125,7 +125,7 @@ def _content(run: Run) -> dict[str, Any]:
         "moment": wording.moment,
         "headlines": answers.headlines(found),
         "tally": summary.tally(run),
-        "unsteady": summary.unsteady(run),
+        "disturbed": summary.disturbed(run),
         "caveat": wording.caveat(summary.ratios(found)),
         "trades": [_trade(c, group) for group in found for c in questions(group)],
         "sections": [_section(group) for group in found],

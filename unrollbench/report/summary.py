@@ -8,15 +8,24 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from unrollbench import labels
-from unrollbench.records import STATUSES, Run
+from unrollbench.records import STATUSES, Measurement, Run
 from unrollbench.report import answers, wording
-from unrollbench.report.groups import Contrast, Group, Variant, contrast, groups, questions
+from unrollbench.report.groups import (
+    UNDISTURBED_SHARE,
+    Contrast,
+    Group,
+    Variant,
+    contrast,
+    groups,
+    processor_share,
+    questions,
+)
 from unrollbench.stats import ENOUGH_VALUES, Ratio, centre, iqr
 
 _WIDTH = 100
 """Characters of a line of running text."""
 _SCATTER = 0.3
-"""Interquartile range over median, above which a measurement is called unsteady."""
+"""Interquartile range over median, above which a measurement counts as disturbed."""
 _HEAD = ("variant", "build", "run", "memory")
 _RATIOS = ("run time", "build time", "memory")
 
@@ -26,20 +35,30 @@ def text(run: Run) -> str:
     found = groups(run)
     blocks = [_block(group) for group in found]
     note = wording.caveat(ratios(found))
-    ending = [*skips(run), tally(run), *unsteady(run), *answers.headlines(found)]
+    ending = [*skips(run), tally(run), *disturbed(run), *answers.headlines(found)]
     return "\n\n".join([*blocks, *([textwrap.fill(note, _WIDTH)] if note else []), "\n".join(ending)])
 
 
-def unsteady(run: Run) -> tuple[str, ...]:
-    """A line if samples scatter so much that something else must have used the machine; else none."""
-    times = [[sample.run_s for sample in m.samples] for m in run.measurements if m.samples]
-    scattered = [t for t in times if (spread := iqr(t)) is not None and spread > _SCATTER * median(t)]
-    if not scattered:
+def disturbed(run: Run) -> tuple[str, ...]:
+    """A line if measurements show that something else used the machine; else none."""
+    timed = [m for m in run.measurements if m.samples]
+    shares = [share for m in timed if (share := processor_share(m)) is not None and share < UNDISTURBED_SHARE]
+    scattered = sum(1 for m in timed if _scatter(m) > _SCATTER)
+    signs = [f"in {scattered} the samples scatter by more than {_SCATTER:.0%}"] if scattered else []
+    if shares:
+        signs.append(f"in {len(shares)} the process had its processor only in part, {min(shares):.0%} at the least")
+    if not signs:
         return ()
     return (
-        f"In {len(scattered)} of {_plural(len(times), 'measurement')} the samples scatter by more than {_SCATTER:.0%}: "
-        "something else was using this machine; what was shown holds, but a quiet machine would show more.",
+        f"Of {_plural(len(timed), 'measurement')}, {' and '.join(signs)}: something else was probably using this machine. "
+        "The bounds allow for that; a quiet machine would show more.",
     )
+
+
+def _scatter(measurement: Measurement) -> float:
+    """Interquartile range of the samples over their median."""
+    times = [sample.run_s for sample in measurement.samples]
+    return (iqr(times) or 0.0) / median(times)
 
 
 def ratios(found: Sequence[Group]) -> list[Ratio]:
