@@ -1,0 +1,31 @@
+"""Layouts of small stacks, for tests that look at what is planned and not at what is computed."""
+
+from __future__ import annotations
+
+from unrollbench.case import CellOptions
+from unrollbench.cells import LayerSpec
+from unrollbench.kernels.layout import LayerLayout
+from unrollbench.kernels.network import NetworkSpec, layouts
+
+
+def stack(
+    cell: str = "gru",
+    *,
+    layers: int = 1,
+    units: int = 6,
+    dtype: str = "float32",
+    batch: int = 3,
+    train: bool = True,
+    threads: int = 1,
+    options: CellOptions | None = None,
+) -> NetworkSpec:
+    """A stack of equal layers over inputs of 5."""
+    chosen = options or CellOptions()
+    first = LayerSpec(cell, chosen, 5, units)
+    above = LayerSpec(cell, chosen, first.output_size, units)
+    return NetworkSpec((first, *[above] * (layers - 1)), dtype, batch, train, True, False, threads)
+
+
+def bottom(spec: NetworkSpec) -> LayerLayout:
+    """The layout of the lowest layer."""
+    return layouts(spec)[0]

@@ -1,0 +1,115 @@
+"""How rows and units are split into threads and tiles, and what a frame holds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.kernels.stacks import bottom, stack
+from unrollbench.case import CellOptions
+from unrollbench.kernels import host
+from unrollbench.kernels.layout import Partition, partition
+from unrollbench.kernels.network import layouts
+
+
+def items(share: tuple[int, int, int], big: int) -> list[int]:
+    """The items of one thread's share, in the order in which a kernel's two loops take them."""
+    first, n_big, n_small = share
+    return list(range(first, first + n_big * big + n_small * (big - 1)))
+
+
+@given(st.integers(1, 300), st.integers(1, 20), st.integers(1, 12))
+def test_a_partition_covers_every_item_once_and_in_order(count: int, threads: int, largest: int) -> None:
+    found = partition(count, threads, largest)
+    assert len(found.shares) == threads
+    assert [item for share in found.shares for item in items(share, found.big)] == list(range(count))
+
+
+@given(st.integers(1, 300), st.integers(1, 20), st.integers(1, 12))
+def test_a_partition_uses_at_most_two_sizes_and_none_above_the_largest(count: int, threads: int, largest: int) -> None:
+    found = partition(count, threads, largest)
+    assert 1 <= found.big <= largest
+    assert all(n_big >= 0 and n_small >= 0 for _, n_big, n_small in found.shares)
+    if found.big == 1:
+        assert all(n_small == 0 for _, _, n_small in found.shares)  # groups of 0 would be kernels that do nothing
+
+
+@given(st.integers(1, 300), st.integers(1, 20), st.integers(1, 12))
+def test_threads_get_as_many_items_as_each_other_or_one_more(count: int, threads: int, largest: int) -> None:
+    found = partition(count, threads, largest)
+    sizes = [len(items(share, found.big)) for share in found.shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_more_threads_than_items_leave_threads_without_work() -> None:
+    assert partition(2, 4, 6) == Partition(1, ((0, 1, 0), (1, 1, 0), (2, 0, 0), (2, 0, 0)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("units", [1, 6, 16, 19, 64])
+def test_rows_are_padded_to_whole_vectors(dtype: str, units: int) -> None:
+    layout = bottom(stack("lstm", units=units, dtype=dtype))
+    lanes = host.lanes(dtype)
+    for array in layout.arrays.values():
+        assert array.size == units
+        assert array.row_bytes % layout.width == 0
+        assert 0 <= array.row_bytes // layout.itemsize - units < lanes
+    (stage,) = layout.stages
+    assert stage.row_bytes == 4 * layout.arrays["h"].row_bytes
+    assert stage.columns == 4 * stage.blocks
+
+
+@given(
+    st.sampled_from(["basic_rnn", "gru", "lstm"]),
+    st.integers(1, 40),
+    st.integers(1, 70),
+    st.integers(1, 5),
+    st.sampled_from(["float32", "float64"]),
+)
+def test_tiles_fit_into_the_registers(cell: str, batch: int, units: int, threads: int, dtype: str) -> None:
+    layout = bottom(stack(cell, units=units, batch=batch, threads=threads, dtype=dtype))
+    registers = host.vector_unit().registers
+    for stage in layout.stages:
+        gates = len(stage.stage.gates)
+        for rows, columns in (
+            (layout.rows.big, stage.groups.big * gates),
+            (layout.rows.big, stage.operand_groups.big),
+        ):
+            sums_weights_and_a_broadcast = rows * columns + columns + 1
+            assert sums_weights_and_a_broadcast <= registers or rows == 1 or columns == gates
+
+
+@pytest.mark.parametrize(
+    ("batch", "threads", "split"), [(1, 1, "rows"), (7, 2, "units"), (8, 2, "rows"), (3, 1, "rows"), (16, 5, "units")]
+)
+def test_threads_split_rows_where_each_gets_at_least_4_and_units_otherwise(
+    batch: int, threads: int, split: str
+) -> None:
+    layout = bottom(stack(batch=batch, threads=threads))
+    assert layout.split == split
+    assert len(layout.rows.shares) == (threads if split == "rows" else 1)
+    assert all(len(stage.groups.shares) == (threads if split == "units" else 1) for stage in layout.stages)
+
+
+def test_frame_fields_do_not_overlap() -> None:
+    everything = CellOptions(use_peepholes=True, cell_clip=1.0, num_proj=4, proj_clip=1.0)
+    for cell, options in (("basic_rnn", None), ("gru", None), ("lstm", None), ("lstm", everything)):
+        offsets = list(bottom(stack(cell, options=options)).fields.values())
+        assert sorted(offsets) == list(range(0, 8 * len(offsets), 8))
+
+
+def test_training_keeps_every_time_step_and_forward_only_the_top_outputs() -> None:
+    trained = [{a.slots for a in layout.arrays.values()} for layout in layouts(stack("lstm", layers=2))]
+    assert trained == [{"time"}, {"time"}]
+    lower, top = layouts(stack("lstm", layers=2, train=False))
+    assert {name: array.slots for name, array in lower.arrays.items()} == {"c": "single", "h": "window"}
+    assert {name: array.slots for name, array in top.arrays.items()} == {"c": "single", "h": "time"}
+
+
+def test_equal_stacks_have_equal_layouts_so_that_they_share_kernels() -> None:
+    first, second = bottom(stack("lstm")), bottom(stack("lstm"))
+    assert first == second
+    assert hash(first) == hash(second)
+    assert first != bottom(stack("lstm", options=CellOptions(forget_bias=0.0)))
+    assert first != bottom(stack("lstm", dtype="float64"))

@@ -1,0 +1,106 @@
+"""The drivers' text: what is straight line, what is a loop, and how many copies of the step each holds."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.kernels.stacks import stack
+from unrollbench.kernels import specialize
+from unrollbench.kernels.network import layouts
+from unrollbench.schedule import Schedule, schedule
+
+
+def texts(planned: Schedule, *, threads: int = 1, swaps: bool = False) -> dict[str, ast.Module]:
+    """Entry point name -> its text, parsed, forward and backward."""
+    shape = specialize.Shape(layouts(stack(layers=planned.num_layers, threads=threads)), 1024, swaps)
+    found = specialize.forward(planned, shape) | specialize.backward(planned, shape)
+    return {name: ast.parse(text) for name, text in found.items()}
+
+
+def calls(tree: ast.AST) -> Counter[str]:
+    """Function name -> how often the text calls it."""
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return Counter(node.func.id for node in nodes if isinstance(node.func, ast.Name))
+
+
+def steps(tree: ast.AST, prefix: str = "step_") -> int:
+    """How many calls of a layer's step the text holds."""
+    return sum(count for name, count in calls(tree).items() if name.startswith(prefix))
+
+
+def loops(tree: ast.AST) -> list[ast.While]:
+    """All loops, the outer ones first."""
+    assert not any(isinstance(node, ast.For | ast.comprehension) for node in ast.walk(tree))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.While)]
+
+
+@given(st.integers(1, 40), st.integers(1, 3))
+def test_static_text_is_a_straight_line_with_one_step_per_layer_and_time_step(T: int, L: int) -> None:
+    found = texts(schedule("static", num_layers=L, max_time=T))
+    assert set(found) == {"forward", "backward"}
+    for name, prefix in (("forward", "step_"), ("backward", "back_step_")):
+        assert loops(found[name]) == []
+        assert steps(found[name], prefix) == T * L
+        assert all(calls(found[name])[f"{prefix}{layer}"] == T for layer in range(L))
+    assert calls(found["forward"])["project_0"] == 1  # all T * B rows in one product
+    assert calls(found["backward"])["d_weights_0"] == calls(found["backward"])["d_inputs_0"] == 1
+
+
+def test_static_text_runs_time_forwards_and_then_backwards() -> None:
+    found = texts(schedule("static", num_layers=2, max_time=3))
+
+    def walked(tree: ast.AST, prefix: str) -> list[tuple[str, int]]:
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+        named = [(node.func.id, node.args[1].value) for node in nodes if node.func.id.startswith(prefix)]  # type: ignore[attr-defined]
+        return [(name.removeprefix(prefix), t) for name, t in named]
+
+    assert walked(found["forward"], "step_") == [(layer, t) for layer in "01" for t in (0, 1, 2)]
+    assert walked(found["backward"], "back_step_") == [(layer, t) for layer in "10" for t in (2, 1, 0)]
+
+
+@given(st.integers(1, 3), st.integers(1, 12), st.integers(1, 40))
+def test_dynamic_text_is_one_loop_over_windows_with_unroll_copies_and_a_remainder(
+    L: int, unroll: int, window: int
+) -> None:
+    planned = schedule("dynamic", num_layers=L, max_time=1, unroll=unroll, parallel_iterations=window)
+    found = texts(planned)
+    assert set(found) == {"forward", "backward"}
+    for name, prefix in (("forward", "step_"), ("backward", "back_step_")):
+        windows, *inner = loops(found[name])
+        assert all(node in list(ast.walk(windows)) for node in inner)
+        copies = sorted(steps(node, prefix) for node in inner)
+        assert copies == sorted([1] * L + ([unroll] * L if unroll > 1 else []))
+        assert steps(found[name], prefix) == sum(copies)
+        assert calls(found[name])["min"] == 1
+
+
+@given(st.integers(1, 3))
+def test_stepwise_text_is_one_step_of_every_layer(L: int) -> None:
+    found = texts(schedule("stepwise", num_layers=L, max_time=9))
+    assert set(found) == {"step", "back_step", "d_weights"}
+    assert all(loops(tree) == [] for tree in found.values())
+    assert steps(found["step"]) == steps(found["back_step"], "back_step_") == L
+    assert calls(found["d_weights"])["d_weights_0"] == 1
+
+
+@pytest.mark.parametrize("execution", ["static", "dynamic", "stepwise"])
+def test_only_programs_of_several_threads_wait_for_each_other(execution: str) -> None:
+    planned = schedule(execution, num_layers=2, max_time=4)
+    assert sum(calls(tree)["barrier"] for tree in texts(planned).values()) == 0
+    assert sum(calls(tree)["barrier"] for tree in texts(planned, threads=2).values()) > 0
+
+
+def test_a_swapping_loop_releases_every_layer_once_per_window_in_both_directions() -> None:
+    found = texts(schedule("dynamic", num_layers=3, max_time=1, parallel_iterations=4), swaps=True)
+    for tree in found.values():
+        assert all(calls(tree)[f"release_{layer}"] == 1 for layer in range(3))
+
+
+def test_dynamic_text_does_not_depend_on_the_number_of_time_steps() -> None:
+    one, many = (texts(schedule("dynamic", num_layers=2, max_time=T)) for T in (1, 1000))
+    assert {name: ast.dump(tree) for name, tree in one.items()} == {name: ast.dump(tree) for name, tree in many.items()}
