@@ -339,9 +339,10 @@ def test_a_long_run_asks_whoever_is_there(answer: str, code: int, monkeypatch: p
     fake_runs(monkeypatch, in_half_the_time)
     monkeypatch.setattr(cli, "ASK_FROM_S", 0.0)
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
     assert cli.main(["run", "smoke"]) == code
-    assert "Start? [Y/n]" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "Start? [Y/n]" in screen.getvalue()
     assert Path("reports/unrollbench.db").exists()
 
 

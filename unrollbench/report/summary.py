@@ -50,8 +50,8 @@ def disturbed(run: Run) -> tuple[str, ...]:
     if not signs:
         return ()
     return (
-        f"Of {_plural(len(timed), 'measurement')}, {' and '.join(signs)}: something else was probably using this machine. "
-        "The bounds allow for that; a quiet machine would show more.",
+        f"Of {_plural(len(timed), 'measurement')}, {' and '.join(signs)}: something else was probably "
+        "using this machine. The bounds allow for that; a quiet machine would show more.",
     )
 
 
