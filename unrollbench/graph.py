@@ -1,7 +1,7 @@
 """The program as a dataflow graph that can be drawn: what TensorFlow 1 would put into its graph for the same schedule.
 
-static: T copies of each layer's cell that share one set of weights. dynamic: `unroll` copies of each cell inside a while
-loop made of Enter, Merge, Switch, LoopCond, NextIteration and Exit. stepwise: one copy, called from outside.
+static: T copies of each layer's cell that share one set of weights. dynamic: `unroll` copies of each cell inside a
+while loop made of Enter, Merge, Switch, LoopCond, NextIteration and Exit. stepwise: one copy, called from outside.
 """
 
 from __future__ import annotations

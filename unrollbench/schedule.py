@@ -34,7 +34,7 @@ class Schedule:
 
     @property
     def step_copies(self) -> int:
-        """How many copies of a layer's step the program's main path holds: T if static, `unroll` if dynamic, 1 if stepwise."""
+        """Copies of a layer's step on the program's main path: T if static, `unroll` if dynamic, 1 if stepwise."""
         return self.window if self.execution == "static" else self.unroll
 
     def windows(self, steps: int) -> Iterator[tuple[int, int]]:

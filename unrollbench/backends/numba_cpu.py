@@ -58,7 +58,9 @@ class NetworkProgram:
         if built_for is not None and steps != built_for:
             raise ValueError(f"inputs: {steps} time steps, but this static program was built for {built_for}")
         if lengths is not None and not 0 <= lengths.min() <= lengths.max() <= steps:
-            raise ValueError(f"lengths: {lengths.min()} to {lengths.max()}, expected 0 to {steps}, the time steps of inputs")
+            raise ValueError(
+                f"lengths: {lengths.min()} to {lengths.max()}, expected 0 to {steps}, the time steps of inputs"
+            )
         buffers.resize(steps)
         self._inputs, self._initial_state = inputs, initial_state
         if time_major:
@@ -78,7 +80,7 @@ class NetworkProgram:
     # ------------------------------------------------------------ running
 
     def run_forward(self) -> None:
-        """Computes outputs and final state from the inputs set last; batch-major inputs and outputs are transposed here."""
+        """Computes outputs and final state from the inputs set last; batch-major ones are transposed here."""
         self._spent = False
         buffers, top = self._buffers, self._buffers.layers[-1]
         buffers.begin(self._initial_state)
@@ -133,7 +135,7 @@ class NetworkProgram:
         rows, lengths = np.arange(self.network.spec.batch_size), self._buffers.lengths
         window = self.network.schedule.window
         in_window = self._limit - max(self._limit - 1, 0) // window * window
-        slots = {"time": lengths, "window": in_window, "single": 0}
+        slots = {"time": lengths, "window": np.full_like(lengths, in_window), "single": np.zeros_like(lengths)}
         return tuple(
             tuple(b[n][slots[b.layout.arrays[n].slots], rows, : b.layout.arrays[n].size] for n in b.layout.cell.state)
             for b in self._buffers.layers
@@ -150,6 +152,7 @@ class NetworkProgram:
     def _weight_gradients(self, layer: int) -> Weights:
         buffers, found = self._buffers.layers[layer], {}
         for s in buffers.layout.stages:
+
             def unpad(array: Array, units: int = s.units, gates: int = len(s.stage.gates)) -> Array:
                 padded = array.reshape(len(array), gates, array.shape[1] // gates)
                 return padded[:, :, :units].reshape(len(array), gates * units)
@@ -175,7 +178,7 @@ class NetworkProgram:
         return self.outputs(), self.final_state()
 
     def backward(self, d_outputs: Array | None = None, d_state: Sequence[State] | None = None) -> Gradients:
-        """Gradients of the last `forward`, once more for other cotangents if called again (that runs `forward` again)."""
+        """Gradients of the last `forward`, also again for other cotangents (that runs `forward` again)."""
         if self._spent:
             self.run_forward()
         self.set_cotangents(None if d_outputs is None else np.ascontiguousarray(d_outputs), d_state)
@@ -200,7 +203,7 @@ class NetworkProgram:
         self._team.close()
 
 
-def build_program(
+def build_program(  # noqa: PLR0913 - the arguments of rnn.compile, one by one
     layers: Sequence[LayerSpec],
     *,
     execution: str,

@@ -1,4 +1,4 @@
-"""The memory of a compiled network: packed weights, state, activations and gradients, and the frames that point at them."""
+"""The memory of a compiled network: weights, state, activations, gradients, and the frames that point at them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,10 @@ class Buffers:
             for s in layout.stages:
                 width = s.row_bytes // layout.itemsize
                 inputs = layout.spec.input_size if s.stage.takes_input else 0
-                places += [(buffers, f"d_W_x_{s.index}", (inputs, width)), (buffers, f"d_W_h_{s.index}", (s.operand_size, width))]
+                places += [
+                    (buffers, f"d_W_x_{s.index}", (inputs, width)),
+                    (buffers, f"d_W_h_{s.index}", (s.operand_size, width)),
+                ]
                 places.append((buffers, f"d_bias_{s.index}", (1, width)))
                 units = s.gate_bytes // layout.itemsize
                 places += [(buffers, f"d_{n}", (layout.threads, units)) for n in s.stage.diagonals]

@@ -23,8 +23,8 @@ LOWERING = ("native_lowering", "nopython_backend", "native_parfor_lowering")
 class Kernel:
     """A compiled C function void(int64, ...), callable from other kernels through `call`.
 
-    Kernels call each other by address and are never linked into one another: each is optimised once, however often it is
-    called, so a program of a thousand steps builds in the time of one step and a thousand call instructions.
+    Kernels call each other by address and are never linked into one another: each is optimised once, however often it
+    is called, so a program of a thousand steps builds in the time of one step and a thousand call instructions.
     """
 
     def __init__(self, name: str, function: Callable[..., None], arguments: int, uses: Iterable[Kernel] = ()) -> None:
@@ -83,7 +83,7 @@ class Phases:
 
     @contextmanager
     def compiling(self) -> Iterator[None]:
-        """Splits Numba's work inside into "typing" (bytecode to typed IR) and "llvm" (lowering, optimisation, machine code)."""
+        """Splits Numba's work inside into "typing" (bytecode to typed IR) and "llvm" (from there to machine code)."""
         with self.measure("llvm"), event.install_listener("numba:run_pass", _PassListener(self)):
             yield
 

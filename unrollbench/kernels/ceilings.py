@@ -1,4 +1,4 @@
-"""This machine's limits, measured with the same vector code as the cells: multiply-adds per second and bytes read per second.
+"""This machine's limits, measured with the cells' vector code: multiply-adds and bytes read per second.
 
 The best of several tries is reported, since a limit is what the machine can do when nothing disturbs it.
 """
@@ -49,7 +49,9 @@ def measure(threads: int, dtype: str = "float32") -> Iterator[Ceiling]:
         kernel = _multiply_adds(dtype)
         count = 1_000_000
         flops = 2 * CHAINS * host.lanes(dtype) * count * threads
-        yield Ceiling("multiply-add", dtype, threads, flops / _best_s(team, kernel, [(0, 0, count)] * threads) / 1e9, "GFLOP/s")
+        yield Ceiling(
+            "multiply-add", dtype, threads, flops / _best_s(team, kernel, [(0, 0, count)] * threads) / 1e9, "GFLOP/s"
+        )
         kernel = _reads(dtype)
         for size in SIZES_BYTES:
             buffers = [pack.aligned((size // DTYPES[dtype],), dtype) for _ in range(threads)]

@@ -1,6 +1,7 @@
 """The compiled kernels of one layer on the CPU, by the names that a driver calls them.
 
-Kernels depend on a layer's layout alone, so equal layers of a stack, and later programs in the same process, share them.
+Kernels depend on a layer's layout alone, so equal layers of a stack, and later programs in the same process, share
+them.
 """
 
 from __future__ import annotations
@@ -51,7 +52,12 @@ def _together(kernels: tuple[Kernel, ...]) -> Kernel:
         return kernels[0]
     lines = [f"kernel_{index}(f, t, slot, n)" for index in range(len(kernels))]
     namespace = {f"kernel_{index}": kernel.call for index, kernel in enumerate(kernels)}
-    return Kernel("together", source.define(source.function("together", "f, t, slot, n", lines), "together", namespace), 4, kernels)
+    return Kernel(
+        "together",
+        source.define(source.function("together", "f, t, slot, n", lines), "together", namespace),
+        4,
+        kernels,
+    )
 
 
 def _namespace(layout: LayerLayout) -> dict[str, Any]:

@@ -16,7 +16,10 @@ def step(layout: LayerLayout) -> str:
         passed = ", ".join(f"{name}_{s.index}" for name in arguments)
 
         def tile(rows: int, blocks: int, s: StageLayout = s, passed: str = passed) -> list[str]:
-            a_row, w_block = layout.arrays[s.stage.operand].row_bytes, s.operand_size * len(s.stage.gates) * layout.width
+            a_row, w_block = (
+                layout.arrays[s.stage.operand].row_bytes,
+                s.operand_size * len(s.stage.gates) * layout.width,
+            )
             return [
                 f"tile_{s.index}_{rows}x{blocks}(operand + row * {a_row}, W + block * {w_block}, "
                 f"gates_{s.index} + row * {s.row_bytes} + block * {layout.width})",
@@ -39,16 +42,14 @@ def _addresses(layout: LayerLayout, s: StageLayout) -> dict[str, str]:
 
 
 def equations(layout: LayerLayout, s: StageLayout) -> str:
-    """`equations_i(t, lengths, row, rows, block, blocks, ...)`: pre-activations in the gate buffer become gates and state."""
+    """`equations_i(t, lengths, row, rows, block, blocks, ...)`: pre-activations become gates and state."""
     stage, sources = s.stage, Gates(layout)
 
     def unit(name: str) -> str:
         return f"each_row * {layout.arrays[name].row_bytes} + unit_at"
 
     live = [f"{gate} = load(gate_at + {index * s.gate_bytes})" for index, gate in enumerate(stage.gates)]
-    live += [
-        f"{n} = load({sources.read(n) if n in sources.owners else f'{n}_old + {unit(n)}'})" for n in stage.reads
-    ]
+    live += [f"{n} = load({sources.read(n) if n in sources.owners else f'{n}_old + {unit(n)}'})" for n in stage.reads]
     live += [f"{n}_ = load({n} + unit_at)" for n in stage.diagonals]
     results = [f"{gate}_1" for gate in stage.gates] + [f"{name}_2" for name in stage.writes]
     passed = (*stage.gates, *stage.reads, *(f"{n}_" for n in stage.diagonals))

@@ -1,8 +1,8 @@
 """Text of one layer's backward step: for each stage, last first, the equations' gradient and then the product's.
 
-A buffer d_X per array X holds the gradient of the state after the step when the step begins and that of the state before
-it when the step ends; between stages it collects the gradients of temporaries. A row past its length leaves its buffers
-as they are, so the final state's gradient waits there until the row's last real step.
+A buffer d_X per array X holds the gradient of the state after the step when the step begins and that of the state
+before it when the step ends; between stages it collects the gradients of temporaries. A row past its length leaves its
+buffers as they are, so the final state's gradient waits there until the row's last real step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from unrollbench.kernels.source import Gates, array, barrier, field, function, g
 
 
 def step(layout: LayerLayout) -> str:
-    """`step(f, t, s)`: gate buffers of time step t become gradients of pre-activations, d_ buffers those of step t - 1."""
+    """`step(f, t, s)`: gate buffers of step t become gradients of pre-activations, d_ buffers those of step t - 1."""
     lines = [f"if t >= {field(layout, 'limit')}:", "    return", f"lengths = {field(layout, 'lengths')}"]
     for s in reversed(layout.stages):
         arguments = _addresses(layout, s)
@@ -34,7 +34,8 @@ def _product(layout: LayerLayout, s: StageLayout) -> list[str]:
 
     def tile(rows: int, blocks: int) -> list[str]:
         return [
-            f"tile_T{s.index}_{rows}x{blocks}(gates_{s.index} + row * {s.row_bytes}, W + block * {depth * layout.width}, "
+            f"tile_T{s.index}_{rows}x{blocks}(gates_{s.index} + row * {s.row_bytes}, "
+            f"W + block * {depth * layout.width}, "
             f"d_operand + row * {row_bytes} + block * {layout.width})"
         ]
 
@@ -53,7 +54,10 @@ def _addresses(layout: LayerLayout, s: StageLayout) -> dict[str, str]:
     found |= {f"{n}_old": array(layout, n) for n in s.stage.reads if n not in sources.owners}
     found |= {f"{n}_new": array(layout, n, after=True) for n in s.stage.writes}
     found |= {n: field(layout, n) for n in s.stage.diagonals}
-    found |= {f"d_{n}": field(layout, f"d_{n}") for n in (*s.stage.reads, *s.stage.writes, *s.stage.exposed, *s.stage.diagonals)}
+    found |= {
+        f"d_{n}": field(layout, f"d_{n}")
+        for n in (*s.stage.reads, *s.stage.writes, *s.stage.exposed, *s.stage.diagonals)
+    }
     if _is_output(s):
         slots = "time" if layout.top else "window"
         found["d_out"] = field(layout, "d_out") + slot(layout, slots, layout.arrays["h"].row_bytes)
@@ -69,9 +73,7 @@ def gradients(layout: LayerLayout, s: StageLayout) -> str:
         return f"each_row * {layout.arrays[name].row_bytes if name in layout.arrays else width} + unit_at"
 
     live = [f"{gate} = load(gate_at + {index * s.gate_bytes})" for index, gate in enumerate(stage.gates)]
-    live += [
-        f"{n} = load({sources.read(n) if n in sources.owners else f'{n}_old + {unit(n)}'})" for n in stage.reads
-    ]
+    live += [f"{n} = load({sources.read(n) if n in sources.owners else f'{n}_old + {unit(n)}'})" for n in stage.reads]
     live += [f"{n}_1 = load({n}_new + {unit(n)})" for n in stage.writes]
     live += [f"{n}_ = load({n} + unit_at)" for n in stage.diagonals]
     live += [f"{n}_d = load(d_{n} + {unit(n)})" for n in (*stage.exposed, *stage.writes)]

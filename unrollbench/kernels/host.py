@@ -13,7 +13,7 @@ from unrollbench.case import DTYPES
 
 @dataclass(frozen=True)
 class VectorUnit:
-    """width_bytes of one register, how many registers there are, and whether x86's fast reciprocal (AVX-512F) exists."""
+    """width_bytes of one register, how many there are, and whether x86's fast reciprocal (AVX-512F) exists."""
 
     width_bytes: int
     registers: int

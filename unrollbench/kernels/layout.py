@@ -1,12 +1,12 @@
 """Where everything lies in memory: the arrays of each layer, their padding, slots and frame fields. Pure data.
 
-Arrays hold rows of one batch row each, padded to whole vectors (zero beyond the real units). A slot is one time step's B
-rows. An array has a slot per time step where something later reads it ("time"), a slot per step of the current window
+Arrays hold rows of one batch row each, padded to whole vectors (zero beyond the real units). A slot is one time step's
+B rows. An array has a slot per time step where something later reads it ("time"), a slot per step of the current window
 ("window"), or one slot that is overwritten in place ("single"). State arrays have one slot more: slot 0 is the state
 before the first step.
 
-A frame is a row of int64 per layer and thread that tells a kernel where things are; the generated code reads fields of it
-by position, so that a program is compiled once and pointed at any buffers.
+A frame is a row of int64 per layer and thread that tells a kernel where things are; the generated code reads fields of
+it by position, so that a program is compiled once and pointed at any buffers.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def partition(count: int, threads: int, largest: int) -> Partition:
 
 @dataclass(frozen=True)
 class StageLayout:
-    """One stage's gate buffer (rows of G gates x padded units), tile shape and partition of unit blocks over threads."""
+    """One stage's gate buffer (rows of G gates x padded units), and how its unit blocks go to tiles and threads."""
 
     index: int
     stage: Stage
@@ -146,7 +146,7 @@ class LayerLayout:
         return max(1, (registers - 2 - columns) // columns)
 
     def _largest_group(self, gates: int) -> int:
-        """Unit blocks that one register tile can span beside `rows.big` rows: at most 8 columns, or the registers' limit."""
+        """Unit blocks that one register tile spans beside `rows.big` rows: 8 columns, or the registers' limit."""
         free = host.vector_unit().registers - 2
         columns = min(8, free // (self.rows.big + 1))
         return max(1, columns // gates)
@@ -181,8 +181,8 @@ class LayerLayout:
         """Frame field -> byte offset. Addresses unless said otherwise.
 
         limit: the longest length, in steps; thread: this thread's number; t: the time step, if stepwise; counter: the
-        barrier's; x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient; zeros, one: constants;
-        panel: scratch of the weight gradient;
+        barrier's; x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient; zeros, one:
+        constants; panel: scratch of the weight gradient;
         row...: this thread's first row and its tiles; block..., operand_block...: its first unit block and its groups.
         """
         names = ["limit", "thread", "counter", "lengths", "x", "d_x", "d_out", "zeros", "one", "panel", "t"]

@@ -84,7 +84,8 @@ def compile_network(spec: NetworkSpec, schedule: Schedule, phases: Phases) -> Ne
         namespace = {name: kernel.call for name, kernel in kernels.items()}
         namespace |= {"peek": simd.peek, "barrier": _barrier(planned[0], spec.threads)}
         entries = {
-            name: Kernel(name, source.define(text, name, namespace), 1, kernels.values()) for name, text in texts.items()
+            name: Kernel(name, source.define(text, name, namespace), 1, kernels.values())
+            for name, text in texts.items()
         }
     return Network(spec, schedule, planned, texts, entries)
 

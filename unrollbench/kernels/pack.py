@@ -1,4 +1,4 @@
-"""Weights in the order in which the register tiles read them: vectors of output columns, the contracted index innermost.
+"""Weights in the order in which register tiles read them: vectors of output columns, the contracted index innermost.
 
 All results are aligned to a cache line and zero in the lanes beyond the real units.
 """

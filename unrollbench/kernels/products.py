@@ -17,15 +17,15 @@ from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.simd import copy_bytes, peek
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cpython_wrapper": True}
-"""For small functions that kernels inline: a division cannot raise; no fast-math, so NaN and infinities keep their meaning."""
+"""For functions that kernels inline: no division raises; no fast-math, so NaN and infinities keep their meaning."""
 ROW_TILE = 6
 """Rows of a register tile: 6 rows x 4 columns, 4 weights and a broadcast fill the 32 registers of AVX-512 and NEON."""
 
 WIDE_ROWS, DEEP_ROWS, DEEP_PRODUCT = 96, 48, 1024
-"""Rows that are taken through all columns before the next ones, so that they stay in the second-level cache: fewer where
-each is long (DEEP_PRODUCT elements and more)."""
+"""Rows that are taken through all columns before the next ones, so that they stay in the second-level cache: fewer
+where each is long (DEEP_PRODUCT elements and more)."""
 PANEL_ROWS = 128
-"""Rows of gradients that are packed into one contiguous panel: 128 rows x 4 vectors x 64 bytes fill a first-level cache."""
+"""Rows of gradients packed into one contiguous panel: 128 rows x 4 vectors x 64 bytes fill a first-level cache."""
 
 
 @cache
@@ -74,7 +74,9 @@ def project(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool, wi
     """`project(f, t, slot, n)`: gate buffers of n steps from t = x . W_x + bias, or the bias alone without an input.
 
     The first stage's also carries h from one window to the next, where an array has only a window's slots: the state
-    after the last window becomes slot 0. x_row: bytes of an input row; x_by_time: whether the input has a slot per time step, or one per step of the window.
+    after the last window becomes slot 0.
+
+    x_row: bytes of an input row; x_by_time: whether the input has a slot per time step, or one per step of the window;
     window: steps of a full window.
     """
     fields, i, batch, threads = layout.fields, s.index, layout.batch, layout.threads
@@ -144,8 +146,15 @@ def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
 
 @cache
 def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool) -> Kernel:
-    """`weight_gradient(f, t, slot, n)`: adds x^T . d_pre, operand^T . d_pre and the column sums of d_pre over n steps from t."""
-    fields, i, batch, threads, itemsize, width = layout.fields, s.index, layout.batch, layout.threads, layout.itemsize, layout.width
+    """`weight_gradient(f, t, slot, n)`: adds x^T . d_pre, operand^T . d_pre and column sums of n steps from t."""
+    fields, i, batch, threads, itemsize, width = (
+        layout.fields,
+        s.index,
+        layout.batch,
+        layout.threads,
+        layout.itemsize,
+        layout.width,
+    )
     operand = layout.arrays[s.stage.operand]
     inputs = layout.spec.input_size if s.stage.takes_input else 0
     has_bias = s.stage.bias is not None
@@ -173,9 +182,25 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: 
                 for r in range(depth):
                     copy_bytes(panel + r * 4 * width, gates + (first + r) * row_bytes + offset, count * width)
                 out, a = peek(f, f_d_x) + offset, x + first * x_row
-                product(inputs, count, depth, a, itemsize, x_row, panel, width, 4 * width, out, row_bytes, out, row_bytes)
+                product(
+                    inputs, count, depth, a, itemsize, x_row, panel, width, 4 * width, out, row_bytes, out, row_bytes
+                )
                 out, a = peek(f, f_d_h) + offset, h + first * operand_row
-                product(operand_size, count, depth, a, itemsize, operand_row, panel, width, 4 * width, out, row_bytes, out, row_bytes)
+                product(
+                    operand_size,
+                    count,
+                    depth,
+                    a,
+                    itemsize,
+                    operand_row,
+                    panel,
+                    width,
+                    4 * width,
+                    out,
+                    row_bytes,
+                    out,
+                    row_bytes,
+                )
                 if has_bias:
                     out = peek(f, f_d_b) + offset
                     product(1, count, depth, one, 0, 0, panel, width, 4 * width, out, row_bytes, out, row_bytes)

@@ -169,7 +169,11 @@ def _emit_tile(builder, ty, rows, offsets, operands):
 
     start, out, first_a, first_w = (_pointer(builder, address) for address in (start, out, a, w))
     initial = [builder.load(cell_at(start, start_row, r, c), align=size, typ=llvm_type) for r, c in cells]
-    entry, body, done = builder.basic_block, builder.append_basic_block("tile.body"), builder.append_basic_block("tile.done")
+    entry, body, done = (
+        builder.basic_block,
+        builder.append_basic_block("tile.body"),
+        builder.append_basic_block("tile.done"),
+    )
     zero, one = ir.Constant(I64, 0), ir.Constant(I64, 1)
     builder.cbranch(builder.icmp_signed(">", count, zero), body, done)
 
@@ -206,8 +210,8 @@ def tile(dtype: str, rows: int, offsets: tuple[int, ...]):
             for c in range(columns):
                 out[r, c] = start[r, c] + sum(a[r, k] * w[c, k] for k in range(K))
 
-    where a[r, k] is one element and w[c, k], start[r, c], out[r, c] are one vector each. Per k it reads rows elements and
-    columns vectors and does rows * columns vector multiply-adds.
+    where a[r, k] is one element and w[c, k], start[r, c], out[r, c] are one vector each. Per k it reads rows elements
+    and columns vectors and does rows * columns vector multiply-adds.
 
     Arguments, all integers: K; the address of a and its strides over r and k; of w and its strides over c and k; of
     start and of out, each with a stride over r (column c lies at offsets[c]). Strides and offsets are in bytes. `start`
@@ -228,7 +232,7 @@ def tile(dtype: str, rows: int, offsets: tuple[int, ...]):
 
 @cache
 def accumulate(dtype: str, rows: int, offsets: tuple[int, ...], depth: int, a_row: int, out_row: int):
-    """`tile` with everything but addresses built in: accumulate(a, w, out) adds a . w to out, K = depth, w packed by column."""
+    """`tile` with all but addresses built in: accumulate(a, w, out) adds a . w to out; K = depth, w is packed."""
     ty = vector(dtype)
     size = ty.element.bitwidth // 8
     width = size * ty.lanes
@@ -281,7 +285,7 @@ class _Emitter:
         return self.builder.select(self.builder.fcmp_ordered(">", x, bound), bound, x)
 
     def reciprocal(self, x):
-        """1/x within 1 ulp for normal x >= 1; by an estimate and Newton's iteration where that is faster than a division."""
+        """1/x within 1 ulp for normal x >= 1; by an estimate and Newton's iteration where that beats a division."""
         if not host.vector_unit().fast_reciprocal:
             return self.builder.fdiv(self.constant(1.0), x)
         single = self.ty.element.bitwidth == 32
@@ -298,7 +302,7 @@ class _Emitter:
 
 @cache
 def _exponential_table(bits):
-    """(exponent bias, mantissa bits, round-to-integer constant, high and low part of ln 2, polynomial of (e^r - 1 - r) / r^2).
+    """(exponent bias, mantissa bits, rounding constant, high and low part of ln 2, polynomial of (e^r - 1 - r) / r^2).
 
     Source: Cephes expf for 32 bits; the Taylor series, exact to 4e-18 for |r| <= ln(2)/2, for 64.
     """
@@ -325,7 +329,9 @@ def _split_exponential(e, x):
 
 
 def _sigmoid(e, x):
-    limit = 80.0 if e.ty.element.bitwidth == 32 else 700.0  # beyond it 1 + exp(-x) rounds to 1, or 1/(1 + exp(-x)) is < 2e-35
+    limit = (
+        80.0 if e.ty.element.bitwidth == 32 else 700.0
+    )  # beyond it 1 + exp(-x) rounds to 1, or 1/(1 + exp(-x)) is < 2e-35
     x = e.at_most(e.at_least(e.builder.fneg(x), e.constant(-limit)), e.constant(limit))
     scale, p = _split_exponential(e, x)
     return e.reciprocal(e.fma(scale, p, e.builder.fadd(scale, e.constant(1.0))))

@@ -44,7 +44,7 @@ def slot(layout: LayerLayout, slots: str, row_bytes: int, after: bool = False) -
 
 
 def array(layout: LayerLayout, name: str, after: bool = False) -> str:
-    """The address of an array at this step: the state before it, or with `after` past it; temporaries know only this step."""
+    """The address of an array at this step: the state before it, or with `after` past it; temporaries have but one."""
     a = layout.arrays[name]
     return field(layout, name) + slot(layout, a.slots, a.row_bytes, after and a.is_state)
 
@@ -93,7 +93,8 @@ class Gates:
     def read(self, name: str) -> str:
         """The address of one unit of an earlier gate, in the equations' loop."""
         owner = self.owners[name]
-        return f"gates_of_{name} + each_row * {owner.row_bytes} + {owner.stage.gates.index(name) * owner.gate_bytes} + unit_at"
+        offset = owner.stage.gates.index(name) * owner.gate_bytes
+        return f"gates_of_{name} + each_row * {owner.row_bytes} + {offset} + unit_at"
 
 
 def over_tile(layout: LayerLayout, s: StageLayout, live: list[str], finished: list[str]) -> list[str]:

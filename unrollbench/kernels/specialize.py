@@ -1,7 +1,7 @@
 """Schedule -> the text of a network's program: straight line, loop or single step, forward and backward.
 
-The text calls the layers' kernels and holds nothing else, so it shows what unrolling is: static has one call of a layer's
-step per time step, dynamic one loop with `unroll` of them in its body and a second loop for the remainder.
+The text calls the layers' kernels and holds nothing else, so it shows what unrolling is: static has one call of a
+layer's step per time step, dynamic one loop with `unroll` of them in its body and a second loop for the remainder.
 """
 
 from __future__ import annotations
@@ -139,7 +139,9 @@ def _dynamic_backward(schedule: Schedule, shape: Shape) -> Iterable[str]:
         yield from (f"    {line}" for line in shape.wait)
         step = f"back_step_{layer}({shape.frame(layer)}, t{{0}}, t{{0}} - start)"
         yield "    t = stop - 1"
-        yield from (f"    {line}" for line in _unrolled(step, schedule.unroll, "t - {} >= start - 1", "t >= start", "t -="))
+        yield from (
+            f"    {line}" for line in _unrolled(step, schedule.unroll, "t - {} >= start - 1", "t >= start", "t -=")
+        )
         yield from (f"    {line}" for line in _products(shape, layer, "start", "stop - start"))
     yield from _release(shape)
     yield f"    start -= {window}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+from pathlib import Path
 
 from numba import types
 
@@ -26,7 +27,7 @@ _madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.uintp
 
 def backing(size_bytes: int) -> mmap.mmap:
     """A zeroed mapping of an unlinked file of that size. Raises OSError where no file can be made."""
-    directory = os.environ.get("TMPDIR") or (DISK_DIRECTORY if os.path.isdir(DISK_DIRECTORY) else None)
+    directory = os.environ.get("TMPDIR") or (DISK_DIRECTORY if Path(DISK_DIRECTORY).is_dir() else None)
     with tempfile.TemporaryFile(prefix="unrollbench-swap-", dir=directory) as file:
         os.posix_fallocate(file.fileno(), 0, size_bytes)  # a full disk is an error now, not a crash later
         return mmap.mmap(file.fileno(), size_bytes)

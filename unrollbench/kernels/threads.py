@@ -122,7 +122,7 @@ class Team:
         self.close = weakref.finalize(self, _stop, self._control, self._members)
 
     def run(self, function: int, frames: npt.NDArray[np.int64]) -> None:
-        """Calls the C function at address `function` once per thread, with the address of that thread's row of `frames`.
+        """Calls the C function at address `function` once per thread, with the address of that thread's row of frames.
 
         Raises RuntimeError after `close`.
         """

@@ -1,4 +1,4 @@
-"""What a process pays once, before its first kernel: Numba's lazy imports, its type tables and builtins, LLVM's start."""
+"""What a process pays once, before its first kernel: Numba's lazy imports, type tables and builtins, LLVM's start."""
 
 from __future__ import annotations
 
