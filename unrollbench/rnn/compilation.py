@@ -119,11 +119,10 @@ def built_for(cell: RNNCell, name: str, inputs: Any, dtype: Any, *, rank: int) -
 
 
 def check_cell(cell: Any) -> None:
-    """Raises ArgumentTypeError unless it is one of our cells."""
-    from unrollbench.rnn.cell import RNNCell
-
-    if not isinstance(cell, RNNCell):
-        raise ArgumentTypeError(f"cell: got {type(cell).__name__}, wanted a cell of unrollbench.rnn")
+    """Raises ArgumentTypeError unless it is a cell of ours: told by what it can do, as TensorFlow tells its own."""
+    if isinstance(cell, type) or not hasattr(cell, "flatten_state"):
+        got = f"the class {cell.__name__}" if isinstance(cell, type) else type(cell).__name__
+        raise ArgumentTypeError(f"cell: got {got}, wanted a cell of unrollbench.rnn")
 
 
 def window(parallel_iterations: int | None) -> int:

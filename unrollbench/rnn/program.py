@@ -37,7 +37,7 @@ class Program:
 
     def __init__(self, cell: RNNCell, settings: Settings) -> None:
         self.cell, self.settings = cell, settings
-        self._network = _network(cell, settings) if settings.batch_size else None
+        self._network = _built(cell, settings) if settings.batch_size else None
         self._version: tuple[int, ...] | None = None
         self._call: _Call | None = None
         self._closed = False
@@ -170,7 +170,7 @@ class Program:
         return array[:-padding].copy() if self.settings.time_major else array[:, :-padding].copy()
 
 
-def _network(cell: RNNCell, settings: Settings) -> NetworkProgram:
+def _built(cell: RNNCell, settings: Settings) -> NetworkProgram:
     return build_program(
         cell.specs,
         execution=settings.execution,
