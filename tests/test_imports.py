@@ -31,6 +31,7 @@ LAYERS = """
     schedule cells
     tensors records
     case
+    definition
     errors
     __init__
 """

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+from unrollbench import definition
 from unrollbench.errors import CaseError
 
 CELLS: dict[str, int] = {"basic_rnn": 1, "gru": 3, "lstm": 4}
-"""Cell name -> number of gates, each with one weight matrix of (input + recurrent) rows."""
+"""Built-in cell name -> number of gates, each with one weight matrix of (input + recurrent) rows."""
 DEVICES = ("cpu", "cuda")
 MODES = ("forward", "train")
 EXECUTIONS = ("static", "dynamic", "stepwise", "library")
@@ -94,6 +95,11 @@ class Case:
         return replace(self.canonical(), **defaults)
 
     @property
+    def gates(self) -> int:
+        """How many gates a unit of the cell has."""
+        return CELLS[self.cell] if self.cell in CELLS else definition.load(self.cell).gates
+
+    @property
     def units(self) -> tuple[int, ...]:
         """num_units of each layer."""
         return self.num_units if isinstance(self.num_units, tuple) else (self.num_units,) * self.num_layers
@@ -120,7 +126,7 @@ class Case:
         The gates' element-wise mathematics is left out, as is usual; training counts three times the forward products
         (forward, gradient of the operands, gradient of the weights). Every row counts all T steps, whatever `lengths`.
         """
-        gates = CELLS[self.cell]
+        gates = self.gates
         per_row = 0
         for inputs, units, outputs in self.layer_shapes:
             per_row += 2 * gates * units * (inputs + outputs)
@@ -131,7 +137,7 @@ class Case:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights and biases in TensorFlow's layout."""
-        gates, count = CELLS[self.cell], 0
+        gates, count = self.gates, 0
         for inputs, units, outputs in self.layer_shapes:
             count += gates * units * (inputs + outputs + 1)
             count += 3 * units if self.cell_options.use_peepholes else 0
@@ -143,8 +149,9 @@ class Case:
         """Bytes that back-propagation needs of every step: gates, states and layer outputs; 0 in forward mode."""
         if self.mode == "forward":
             return 0
-        extra = {"basic_rnn": 0, "gru": 1, "lstm": 1}[self.cell]  # GRU keeps r*h, LSTM keeps c
-        per_row = sum((CELLS[self.cell] + extra) * units + outputs for _, units, outputs in self.layer_shapes)
+        kept = {"basic_rnn": 0, "gru": 1, "lstm": 1}  # GRU keeps r*h, LSTM keeps c
+        extra = kept[self.cell] if self.cell in kept else definition.load(self.cell).state - 1
+        per_row = sum((self.gates + extra) * units + outputs for _, units, outputs in self.layer_shapes)
         per_row += sum(units for _, units, _ in self.layer_shapes) if self.cell_options.num_proj else 0
         return per_row * self.sequence_length * self.batch_size * self.itemsize_bytes
 
@@ -198,6 +205,8 @@ def _choices(case: Case) -> Any:
         ("dtype", tuple(DTYPES)),
     ):
         value = getattr(case, name)
+        if name == "cell" and value not in allowed:
+            allowed += definition.names()
         if value not in allowed:
             yield f"{name} = {value!r}: expected one of {', '.join(map(repr, allowed))}"
     if not isinstance(case.backend, str) or not case.backend:

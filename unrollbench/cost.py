@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unrollbench.case import CELLS, Case
+from unrollbench.case import Case
 
 HARNESS_S = 0.3
 """Starting the process, drawing the tensors, storing the row."""
@@ -77,7 +77,7 @@ def expected_run_s(case: Case) -> float:
     """Seconds of one run."""
     passes = 3 if case.mode == "train" else 1
     steps = passes * case.sequence_length
-    gates_s = steps * case.batch_size * CELLS[case.cell] * sum(case.units) * GATE_S
+    gates_s = steps * case.batch_size * case.gates * sum(case.units) * GATE_S
     products_s = max(case.flops / FLOPS_PER_S[case.dtype], steps * case.weight_bytes / WEIGHT_BYTES_PER_S)
     return _computed(case) * ((gates_s + products_s) / case.threads + steps * case.num_layers * STEP_S[case.execution])
 
@@ -105,13 +105,13 @@ def _ends(case: Case) -> int:
 def _worker_bytes(case: Case) -> int:
     """Tensors, results, packed weights, the window over the input projection and what is saved for the gradients."""
     window = {"static": case.sequence_length, "dynamic": case.parallel_iterations or 1}.get(case.execution, 1)
-    workspace = 2 * min(window, case.sequence_length) * case.batch_size * CELLS[case.cell] * max(case.units)
+    workspace = 2 * min(window, case.sequence_length) * case.batch_size * case.gates * max(case.units)
     elements = _ends(case) + workspace
     return WORKER_BYTES + elements * case.itemsize_bytes + 4 * case.weight_bytes + case.activation_bytes
 
 
 def _checker_bytes(case: Case) -> int:
     """The same tensors and results, and in float64 everything that one layer's equations keep of all steps."""
-    layer = (CELLS[case.cell] + 2) * case.sequence_length * case.batch_size * max(case.units)
+    layer = (case.gates + 2) * case.sequence_length * case.batch_size * max(case.units)
     float64 = 8 * (_ends(case) + layer) + 4 * case.weight_bytes * 8 // case.itemsize_bytes
     return CHECKER_BYTES + 2 * _ends(case) * case.itemsize_bytes + float64

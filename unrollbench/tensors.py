@@ -8,7 +8,8 @@ Weights of one layer, a dict of arrays with TensorFlow's names:
 - gru: `gates/kernel` (I+H, 2H; r, u), `gates/bias` (2H,), `candidate/kernel` (I+H, H), `candidate/bias` (H,)
 - lstm: `kernel` (I+P, 4H; i, j, f, o), `bias` (4H,); with peepholes `w_i_diag` `w_f_diag` `w_o_diag` (H,);
   with num_proj `projection/kernel` (H, P)
-Rows of x come first, then those of h. State of one layer: basic_rnn and gru (h,) with h (B, H); lstm (c, h) with c (B, H), h (B, P).
+Rows of x come first, then those of h. State of one layer: basic_rnn and gru (h,) with h (B, H); lstm (c, h) with
+c (B, H), h (B, P).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrollbench.case import Case, CellOptions
+from unrollbench import definition
+from unrollbench.case import CELLS, Case, CellOptions
 
 Array = npt.NDArray[np.floating]
 State = tuple[Array, ...]
@@ -40,7 +42,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Results of one run: outputs (T,B,P) or, if not time_major, (B,T,P); the final state per layer; gradients in train mode."""
+    """Results of one run: outputs (T,B,P), or (B,T,P) if not time_major; the final state; gradients in train mode."""
 
     outputs: Array
     state: tuple[State, ...]
@@ -66,6 +68,8 @@ class Tensors:
 def weight_shapes(cell: str, options: CellOptions, inputs: int, units: int) -> dict[str, tuple[int, ...]]:
     """Name -> shape of one layer's weights, in TensorFlow's creation order."""
     outputs = options.num_proj or units
+    if cell not in CELLS:
+        return dict(definition.load(cell).weight_shapes(inputs, units))
     if cell == "basic_rnn":
         return {"kernel": (inputs + units, units), "bias": (units,)}
     if cell == "gru":
@@ -87,6 +91,8 @@ def weight_shapes(cell: str, options: CellOptions, inputs: int, units: int) -> d
 def state_shapes(cell: str, options: CellOptions, batch: int, units: int) -> tuple[tuple[int, int], ...]:
     """Shapes of one layer's state arrays: (h,) or, for lstm, (c, h)."""
     outputs = options.num_proj or units
+    if cell not in CELLS:
+        return ((batch, units),) * definition.load(cell).state
     return ((batch, units), (batch, outputs)) if cell == "lstm" else ((batch, units),)
 
 

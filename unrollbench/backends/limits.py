@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-from unrollbench.case import Case
+from unrollbench.case import CELLS, Case
 
 
 def tensorflow(case: Case) -> str | None:
     """Why TensorFlow 1's own functions cannot run the case, or None."""
+    if case.execution == "library":
+        return _unknown(case, "tensorflow") or _block_lstm(case)
     if case.execution == "stepwise" and case.mode == "train":
         return "session.run keeps no activations between calls, so a loop over session.run has no backward pass"
-    if case.execution == "library":
-        return _device(case, "tensorflow") or _block_lstm(case)
-    return _device(case, "tensorflow") or _unroll(case, "tf.nn.dynamic_rnn")
+    return _unknown(case, "tensorflow") or _unroll(case, "tf.nn.dynamic_rnn")
 
 
 def keras(case: Case) -> str | None:
     """Why a Keras recurrent layer on TensorFlow cannot run the case, or None."""
-    if case.execution not in ("static", "dynamic"):
-        return (
-            f"a Keras layer owns its loop: static is unroll=True, dynamic is unroll=False; there is no {case.execution}"
-        )
-    if case.time_major:
-        return "Keras layers take batch-major inputs only; set time_major = false"
-    missing = _options(case, allowed=())
-    if missing:
-        return f"Keras LSTM has no {missing}"
-    return _device(case, "keras") or _loop(case, "a Keras layer")
+    return _unknown(case, "keras") or _keras_layer(case) or _loop(case, "a Keras layer")
 
 
 def jax(case: Case) -> str | None:
     """Why JAX cannot run the case, or None."""
     if case.execution == "library":
         return "JAX has no recurrent operator that owns its loop on the CPU (jax.experimental.rnn is cuDNN's, GPU only)"
-    return _device(case, "jax") or _windows(case, "lax.scan")
+    return _unknown(case, "jax") or _windows(case, "lax.scan")
 
 
 def torch(case: Case) -> str | None:
     """Why PyTorch cannot run the case, or None; whether the installed version has `scan` is the backend's to say."""
     if case.execution == "library":
-        return _device(case, "torch") or _torch_library(case)
+        return _unknown(case, "torch") or _torch_library(case)
     if case.execution == "dynamic" and case.mode == "train":
         return "torch.compile computes wrong gradients of scan (pytorch issue 153679, seen with torch 2.13)"
-    return _device(case, "torch") or _loop(case, "torch's scan operator")
+    return _unknown(case, "torch") or _loop(case, "torch's scan operator")
 
 
 def onnx(case: Case) -> str | None:
@@ -49,8 +40,19 @@ def onnx(case: Case) -> str | None:
     if case.mode == "train":
         return "ONNX Runtime runs inference only; it has no backward pass"
     if case.execution == "library":
-        return _device(case, "onnx") or _onnx_library(case)
-    return _device(case, "onnx") or _loop(case, "ONNX Scan")
+        return _unknown(case, "onnx") or _onnx_library(case)
+    return _unknown(case, "onnx") or _loop(case, "ONNX Scan")
+
+
+def _keras_layer(case: Case) -> str | None:
+    if case.execution not in ("static", "dynamic"):
+        return (
+            f"a Keras layer owns its loop, static (unroll=True) or dynamic (unroll=False); it has no {case.execution}"
+        )
+    if case.time_major:
+        return "Keras layers take batch-major inputs only; set time_major = false"
+    missing = _options(case, allowed=())
+    return f"Keras's LSTM has no {missing}" if missing else None
 
 
 def _block_lstm(case: Case) -> str | None:
@@ -97,8 +99,13 @@ def _has_empty_rows(case: Case) -> bool:
     return isinstance(case.lengths, tuple) and min(case.lengths) == 0
 
 
-def _device(case: Case, name: str) -> str | None:
-    return None if case.device == "cpu" else f"backend {name!r} drives device 'cpu' only, not {case.device!r}"
+def _unknown(case: Case, name: str) -> str | None:
+    """Why no execution of this backend takes the case at all."""
+    if case.device != "cpu":
+        return f"backend {name!r} drives device 'cpu' only, not {case.device!r}"
+    if case.cell not in CELLS:
+        return f"backend {name!r} has its own equations for {', '.join(CELLS)}, none for {case.cell}"
+    return None
 
 
 def _loop(case: Case, loop: str) -> str | None:

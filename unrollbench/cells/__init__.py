@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from unrollbench import definition
 from unrollbench.case import CellOptions
 
 BUILT_IN = {
@@ -90,7 +91,11 @@ class LayerSpec:
 @cache
 def load(name: str, options: CellOptions, dtype: str) -> Cell:
     """The cell's equations with options and constants of `dtype` built in; the same object for the same arguments."""
-    cell: Cell = import_module(BUILT_IN[name]).cell(options, np.dtype(dtype).type)
+    number = np.dtype(dtype).type
+    built_in = name in BUILT_IN
+    cell: Cell = (
+        import_module(BUILT_IN[name]).cell(options, number) if built_in else definition.load(name).equations(number)
+    )
     return cell
 
 

@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from unrollbench import definition
 from unrollbench.case import CellOptions
 from unrollbench.reference.equations import GRU, LSTM, BasicRNN, Cell, Saved
 from unrollbench.tensors import Array, Gradients, Outputs, State, Weights
@@ -108,6 +109,10 @@ class _Network:
             elif layer.cell == "lstm":
                 cells.append(LSTM(double, input_size, layer.options, clip_margin))
                 input_size = layer.options.num_proj or double["bias"].size // 4
+            elif layer.cell in definition.names():
+                foreign = definition.load(layer.cell).reference(double, input_size)
+                cells.append(foreign)
+                input_size = foreign.num_units
             else:
                 raise ValueError(f"cell = {layer.cell!r}: the reference knows basic_rnn, gru and lstm")
             activations += 20 * sum(array.size for name, array in double.items() if name.endswith("bias")) // 4

@@ -1,0 +1,1 @@
+"""A backend and a cell for unrollbench that live in a package of their own."""
