@@ -157,6 +157,16 @@ def test_gradients_are_those_of_the_weights_that_the_call_used() -> None:
     assert not np.array_equal(program.backward(d).inputs, before.inputs)
 
 
+def test_the_caller_may_write_into_the_inputs_before_asking_for_gradients() -> None:
+    program = train(rnn.GRUCell(5))
+    x, d = normal(2, 4, 3), normal(2, 4, 5)
+    program(x)
+    before = program.backward(d)
+    program(x)
+    x[:] = 7
+    np.testing.assert_array_equal(program.backward(d).weights["gates/kernel"], before.weights["gates/kernel"])
+
+
 def test_a_with_block_closes_the_program(built: Built) -> None:
     with train(rnn.GRUCell(2)) as program:
         program(normal(2, 4, 3))

@@ -60,6 +60,8 @@ class Program:
         padding = self._steps_to_add(steps)
         lengths = arguments.lengths(sequence_length, settings.batch_size, steps)
         inputs = arguments.finite("inputs", inputs, self._valid(lengths, steps))
+        if settings.mode == "train":
+            inputs = inputs.copy()  # `backward` reads them again, when the caller may have written others into them
         state = self._state("initial_state", initial_state)
         self._call = _Call(steps, padding, lengths)
         if self._network is None or steps == 0:
