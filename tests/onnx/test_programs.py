@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from unrollbench.backends import onnx_graph
+from unrollbench.backends import onnx_models
 from unrollbench.case import Case
 from unrollbench.tensors import draw
 
@@ -36,25 +36,25 @@ def optimized(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
 
 
 def test_static_runs_a_product_for_every_step(tmp_path: Path) -> None:
-    model = optimized(onnx_graph.unrolled_model(CASE, draw(CASE).weights), tmp_path)
+    model = optimized(onnx_models.unrolled_model(CASE, draw(CASE).weights), tmp_path)
     assert sum(operator.endswith("Gemm") for operator in operators(model)) == STEPS
 
 
 def test_dynamic_runs_one_scan_with_one_product(tmp_path: Path) -> None:
-    model = optimized(onnx_graph.scan_model(CASE, draw(CASE).weights), tmp_path)
+    model = optimized(onnx_models.scan_model(CASE, draw(CASE).weights), tmp_path)
     assert operators(model).count("Scan") == 1
     assert sum(operator.endswith("Gemm") for operator in operators(model)) == 1
 
 
 def test_library_runs_the_fused_operator(tmp_path: Path) -> None:
-    assert operators(optimized(onnx_graph.fused_model(CASE, draw(CASE).weights), tmp_path)).count("LSTM") == 1
+    assert operators(optimized(onnx_models.fused_model(CASE, draw(CASE).weights), tmp_path)).count("LSTM") == 1
 
 
-@pytest.mark.parametrize("make", [onnx_graph.unrolled_model, onnx_graph.scan_model, onnx_graph.step_model])
+@pytest.mark.parametrize("make", [onnx_models.unrolled_model, onnx_models.scan_model, onnx_models.step_model])
 def test_every_graph_passes_the_checker_of_onnx(make: object) -> None:
     assert callable(make)
     onnx.checker.check_model(make(CASE, draw(CASE).weights), full_check=True)
 
 
 def test_the_fused_graph_passes_the_checker_of_onnx() -> None:
-    onnx.checker.check_model(onnx_graph.fused_model(CASE, draw(CASE).weights), full_check=True)
+    onnx.checker.check_model(onnx_models.fused_model(CASE, draw(CASE).weights), full_check=True)

@@ -9,16 +9,16 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from unrollbench.backends import Listing, Memory, limits, onnx_graph
+from unrollbench.backends import Listing, Memory, limits, onnx_graph, onnx_models
 from unrollbench.backends.phases import Phases
 from unrollbench.case import Case
 from unrollbench.tensors import Array, Outputs, Tensors
 
 _MODELS = {
-    "static": onnx_graph.unrolled_model,
-    "dynamic": onnx_graph.scan_model,
-    "stepwise": onnx_graph.step_model,
-    "library": onnx_graph.fused_model,
+    "static": onnx_models.unrolled_model,
+    "dynamic": onnx_models.scan_model,
+    "stepwise": onnx_models.step_model,
+    "library": onnx_models.fused_model,
 }
 
 
@@ -74,11 +74,8 @@ class OnnxProgram:
 
     def listing(self) -> Listing:
         """The graph as it was given to ONNX Runtime, before its own optimisations; a Scan's body is counted once."""
-        graph = self._model.graph
-        bodies = (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g"))
-        return Listing(
-            onnx.printer.to_text(self._model), graph_nodes=len(graph.node) + sum(len(body.node) for body in bodies)
-        )
+        lines = onnx_graph.lines(self._model.graph)
+        return Listing("\n".join(lines), graph_nodes=len(lines))
 
     def close(self) -> None:
         self._runner.close()
