@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     _report(commands)
     _export(commands)
     _env(commands)
+    _ceilings(commands)
     _suites(commands)
     return top
 
@@ -171,6 +172,21 @@ def _env(commands: Commands) -> None:
         "Shows what a run records about this machine, and each backend with the versions that it runs on or with the "
         "reason why it is missing and the command that installs it.",
         _examples("unrollbench env"),
+    )
+
+
+def _ceilings(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "ceilings",
+        "measure this machine's limits: multiply-adds and memory bandwidth",
+        "Measures the most multiply-adds per second that the processor does in registers, and the most bytes per second "
+        "that it reads from working sets of growing size, with the vector code that the cells use. The GFLOP/s of a "
+        "result are held against the first; a single row's weights stream at the second.",
+        _examples("unrollbench ceilings", "unrollbench ceilings --threads 1"),
+    )
+    command.add_argument(
+        "--threads", type=_positive, metavar="N", help="threads, each on a processor of its own (default: 1, then all)"
     )
 
 

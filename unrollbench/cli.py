@@ -158,6 +158,23 @@ def env(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def ceilings(arguments: argparse.Namespace) -> int:
+    """Measures and shows this machine's limits."""
+    from unrollbench import probe
+    from unrollbench.measure.affinity import usable_cpus
+    from unrollbench.report import wording
+
+    available = len(usable_cpus())
+    if arguments.threads is not None and arguments.threads > available:
+        raise UnrollbenchError(f"--threads {arguments.threads}: only {available} processors can be used here")
+    for threads in dict.fromkeys((1, available) if arguments.threads is None else (arguments.threads,)):
+        say(f"{threads} thread{'s' * (threads > 1)}, float32, the best of several tries")
+        for found in probe.ceilings(threads):
+            where = "in registers" if found.bytes_per_thread is None else f"{wording.size(found.bytes_per_thread)} each"
+            say(f"  {found.name:12}  {where:14}  {found.value:8.1f} {found.unit}")
+    return DONE
+
+
 def suites(arguments: argparse.Namespace) -> int:
     """Lists the installed suites, or prints one."""
     from unrollbench import suite
@@ -178,6 +195,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "report": report,
     "export": export,
     "env": env,
+    "ceilings": ceilings,
     "suites": suites,
 }
 

@@ -1,6 +1,6 @@
 """Questions to a backend, answered in a process of its own, so that the asking one stays light and cannot crash.
 
-python -m unrollbench.probe <  {"listing": CASE} or {"availability": NAME}
+python -m unrollbench.probe <  {"listing": CASE}, {"availability": NAME} or {"ceilings": THREADS}
                             >  one line of JSON: {"answer": ...} or {"error": REASON}
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 from unrollbench.backends import Availability, Listing
 from unrollbench.case import Case, from_json, to_json
 from unrollbench.errors import UnrollbenchError
+from unrollbench.records import Ceiling
 
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from unrollbench.probe import main; main()"
 """Finds the same modules as this process, however it found them."""
@@ -38,6 +39,11 @@ def availability(name: str) -> Availability:
         return Availability(name, reason=str(error))
 
 
+def ceilings(threads: int) -> tuple[Ceiling, ...]:
+    """This machine's limits, measured with that many threads, each on a processor of its own."""
+    return tuple(Ceiling(**found) for found in _ask({"ceilings": threads})["ceilings"])
+
+
 def main() -> None:
     """Answers the one question on standard input, on standard output; what libraries print goes to standard error."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
@@ -53,6 +59,10 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
     from unrollbench import backends
     from unrollbench.tensors import draw
 
+    if "ceilings" in question:
+        from unrollbench.kernels import ceilings as limits
+
+        return {"ceilings": [asdict(found) for found in limits.measure(question["ceilings"])]}
     if "availability" in question:
         found = backends.availability(question["availability"])
         return asdict(found) | {"versions": dict(found.versions)}

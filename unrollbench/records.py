@@ -100,6 +100,21 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class Ceiling:
+    """One limit of a machine: the best that `threads` threads reached together, in `unit`.
+
+    bytes_per_thread is the memory that each thread reads again and again; None for arithmetic in registers.
+    """
+
+    name: str
+    dtype: str
+    threads: int
+    value: float
+    unit: str
+    bytes_per_thread: int | None = None
+
+
+@dataclass(frozen=True)
 class Run:
     """The measurements of one suite on one machine. `finished_at` is None while a run is going or was cut short."""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from llvmlite import ir
@@ -20,6 +19,7 @@ from unrollbench.kernels import host, pack
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.simd import peek, vector
 from unrollbench.kernels.threads import Team
+from unrollbench.records import Ceiling
 
 CHAINS = 12
 """Independent sums: enough to hide a multiply-add's latency on two units, few enough for 16 registers."""
@@ -28,18 +28,6 @@ TRIES = 10
 KIBI = 1024
 SIZES_BYTES = tuple(KIBI * size for size in (16, 256, 1024, 4 * KIBI, 16 * KIBI, 64 * KIBI, 256 * KIBI))
 """Bytes per thread that are read again and again: the smaller fit into caches, the largest into none that is common."""
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """One limit. name: what was done; value in `unit`; bytes_per_thread: the working set, None for arithmetic."""
-
-    name: str
-    dtype: str
-    threads: int
-    value: float
-    unit: str
-    bytes_per_thread: int | None = None
 
 
 def measure(threads: int, dtype: str = "float32") -> Iterator[Ceiling]:

@@ -1,0 +1,48 @@
+"""The machine's limits are measured by doing the work that they are named after."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from unrollbench.kernels import ceilings, host
+from unrollbench.kernels.threads import Team
+
+
+@pytest.fixture(autouse=True)
+def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "TRIES", 1)
+    monkeypatch.setattr(ceilings, "TRY_S", 0.0)
+    monkeypatch.setattr(ceilings, "SIZES_BYTES", (16 * ceilings.KIBI, 64 * ceilings.KIBI))
+
+
+def test_arithmetic_comes_first_and_then_a_bandwidth_for_each_working_set() -> None:
+    found = list(ceilings.measure(1))
+    assert [(c.name, c.unit, c.bytes_per_thread) for c in found] == [
+        ("multiply-add", "GFLOP/s", None),
+        ("read", "GB/s", 16 * ceilings.KIBI),
+        ("read", "GB/s", 64 * ceilings.KIBI),
+    ]
+    assert all(c.value > 0 and c.threads == 1 and c.dtype == "float32" for c in found)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_loops_survive_optimisation(dtype: str) -> None:
+    """Twelve sums stay twelve instructions in the loop; a loop that was left out would take no time and no code."""
+    for kernel in (ceilings._multiply_adds(dtype), ceilings._reads(dtype)):
+        listing = kernel._compiled._library.get_asm_str()
+        names = ("vfmadd", "mulps", "mulpd", "fmla") if kernel.name == "multiply_adds" else ("add",)
+        vector = [line for line in listing.splitlines() if any(n in line for n in names) and _is_vector(line)]
+        assert len(vector) >= ceilings.CHAINS
+
+
+def _is_vector(line: str) -> bool:
+    return any(register in line for register in ("%zmm", "%ymm", "%xmm", "v0.", "v1.", "v2.")) or "fmla" in line
+
+
+def test_all_threads_take_part() -> None:
+    team = Team(2)
+    kernel = ceilings._reads("float32")
+    buffers = [np.ones(ceilings.CHAINS * host.lanes("float32"), np.float32) for _ in range(2)]
+    team.run(kernel.address, np.array([(b.ctypes.data, b.nbytes, 1) for b in buffers], np.int64))
+    team.close()
