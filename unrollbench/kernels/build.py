@@ -29,7 +29,7 @@ class Kernel:
 
     def __init__(self, name: str, function: Callable[..., None], arguments: int, uses: Iterable[Kernel] = ()) -> None:
         self.name, self.uses = name, tuple(uses)
-        self._compiled = CFunc(function, ((types.intp,) * arguments, types.void), {}, {"error_model": "numpy"})
+        self._compiled: Any = CFunc(function, ((types.intp,) * arguments, types.void), {}, {"error_model": "numpy"})
         self._compiled.compile()
         self.call = _call_by_address(self.address, arguments)
 
