@@ -30,7 +30,7 @@ def test_static_is_compiled_with_a_product_for_every_step_in_one_graph() -> None
         assert isinstance(program, CountsCompilations)
         assert program.compilations() == 1
         assert program.listing().source.count("addmm(") == STEPS
-        assert list(program.build_phases_s) == ["inputs", "trace", "compile"]
+        assert list(program.build_phases_s) == ["inputs", "import_compiler", "trace", "compile"]
 
 
 @pytest.mark.parametrize("execution", ["stepwise", "library"])

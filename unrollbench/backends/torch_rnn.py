@@ -6,10 +6,8 @@ import functools
 import inspect
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from unrollbench.backends import Listing, Memory, limits
 from unrollbench.backends.phases import Phases
 from unrollbench.backends.step import States, Value, stack_step
+from unrollbench.backends.torch_compile import Compiler, cold_caches, import_compiler
 from unrollbench.backends.torch_library import Library
 from unrollbench.case import Case
 from unrollbench.tensors import Array, Gradients, Outputs, State, Tensors
@@ -101,13 +100,15 @@ class TorchProgram:
         self._network, self._library = network, library
         self._wanted, self._structure = tree_flatten(leaves)
         self._results: tuple[Any, ...] = ()
-        self._compiler = _Compiler()
+        self._compiler = Compiler()
         self.build_phases_s: Mapping[str, float] = phases
 
     def compile(self, phases: Phases) -> None:
         """Compiles the network, forward and backward, by calling it once, which is the only way."""
         self._network = torch.compile(self._network, backend=self._compiler, fullgraph=True, dynamic=False)
-        with _cold_caches(self._case), self._compiler.collecting():
+        with phases("import_compiler"):
+            import_compiler()
+        with cold_caches(self._case.threads), self._compiler.collecting():
             with phases("trace"):
                 results = self._forward()
             phases["compile"] = self._compiler.seconds
@@ -165,48 +166,6 @@ class TorchProgram:
         self._results, self._leaves, self._wanted = (), {}, []
         if self._compiler.graphs:
             torch._dynamo.reset()
-
-
-class _Compiler:
-    """Inductor as torch.compile calls it; counts and times what it compiles, and keeps the code it generates."""
-
-    def __init__(self) -> None:
-        self.graphs = 0
-        self.graph_nodes = 0
-        self.seconds = 0.0
-        self.sources: list[str] = []
-
-    def __call__(self, graph: Any, inputs: Any) -> Any:
-        from torch._inductor.compile_fx import compile_fx
-
-        self.graphs += 1
-        self.graph_nodes += sum(len(m.graph.nodes) for m in graph.modules() if isinstance(m, torch.fx.GraphModule))
-        phases = Phases()
-        try:
-            with phases("compile"):
-                return compile_fx(graph, inputs)
-        finally:
-            self.seconds += phases["compile"]
-
-    @contextmanager
-    def collecting(self) -> Iterator[None]:
-        """Keeps the source of everything that Inductor generates inside the `with` block."""
-        from torch._inductor.graph import GraphLowering
-
-        with mock.patch.object(GraphLowering, "save_output_code", staticmethod(self.sources.append)):
-            yield
-
-
-@contextmanager
-def _cold_caches(case: Case) -> Iterator[None]:
-    """Inductor with an empty cache folder that is gone afterwards, and a compiler process for each thread."""
-    import torch._inductor.config as config
-    from torch._inductor.utils import fresh_inductor_cache
-
-    torch._dynamo.reset()
-    fresh: AbstractContextManager[Any] = fresh_inductor_cache()
-    with fresh, config.patch(compile_threads=case.threads):
-        yield
 
 
 def _scan_operator() -> Callable[..., Any] | None:
