@@ -85,7 +85,7 @@ class CountsCompilations(Protocol):
     """What a program also has where its framework lets one count what it compiles."""
 
     def compilations(self) -> int:
-        """A count (of compilations, of graphs, of a graph's nodes) that grows whenever anything is traced or compiled."""
+        """A count (of compilations, graphs, a graph's nodes) that grows whenever anything is traced or compiled."""
 
 
 class Backend(Protocol):

@@ -7,8 +7,8 @@ A cell is a chain of stages. A stage is one recurrent product followed by elemen
 
 `reads` and `writes` name per-unit arrays: the state (its value before and after the step), temporaries that a later
 stage uses, or gates of an earlier stage. The gradient runs the chain backwards; a stage's `backward` maps the gradients
-of what it wrote to those of its pre-activations and of what it read. LSTM is one stage (two with a projection), GRU two,
-since its candidate multiplies r * h.
+of what it wrote to those of its pre-activations and of what it read. LSTM is one stage (two with a projection), GRU
+two, since its candidate multiplies r * h.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Stage:
     """One recurrent product and the equations applied to it.
 
     gates: names of the gates, in the column order of `kernel`. operand: the array that is multiplied by the recurrent
-    rows of `kernel`. takes_input: whether x comes first in the rows of `kernel`. projects: the columns are the P outputs
-    and not the H units. kernel, bias, diagonals: TensorFlow's weight names (bias None: there is none).
+    rows of `kernel`. takes_input: whether x comes first in the rows of `kernel`. projects: the columns are the P
+    outputs and not the H units. kernel, bias, diagonals: TensorFlow's weight names (bias None: there is none).
 
     forward(*gates, *reads, *diagonals) -> (*gates, *writes), all per unit.
     backward(*gates, *reads, *writes, *diagonals, *d_gates, *d_writes) -> (*d_pre, *d_reads, *d_diagonals), where
