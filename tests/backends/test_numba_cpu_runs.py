@@ -1,0 +1,134 @@
+"""Several runs of one CPU program: what may change between them, and what must not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.adversarial import CELLS, SMALL
+from tests.backends.numba_programs import (
+    EXECUTIONS,
+    arrays,
+    check,
+    identical,
+    nothing_compiled,
+    run,
+    small,
+)
+from unrollbench.backends.numba_cpu import NumbaCpu
+from unrollbench.case import Case
+from unrollbench.tensors import Outputs, draw
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("mode", ["forward", "train"])
+def test_two_runs_give_the_same_bits(execution: str, mode: str) -> None:
+    case, tensors, program = small(execution=execution, mode=mode)
+    assert identical(run(program, case, tensors), run(program, case, tensors))
+
+
+def test_a_case_program_gives_the_same_bits_in_every_run() -> None:
+    case = Case(**{**SMALL, **CELLS["lstm"]})
+    program = NumbaCpu().build(case, draw(case))
+    program.run()
+    first = program.outputs()
+    program.run()
+    assert identical(first, program.outputs())
+    program.close()
+
+
+@pytest.mark.parametrize("execution", ["dynamic", "stepwise"])
+@pytest.mark.parametrize("mode", ["forward", "train"])
+def test_time_may_change_from_call_to_call_and_nothing_is_compiled_again(execution: str, mode: str) -> None:
+    case, tensors, program = small(execution=execution, mode=mode)
+    run(program, case, tensors)
+    for T in (1, 9, 2, 20, 7):
+        longer = replace(case, sequence_length=T, seed=T)
+        tensors = draw(longer)
+        with nothing_compiled():
+            results = run(program, longer, tensors)
+        check(longer, tensors, results)
+
+
+def test_a_static_program_takes_no_other_number_of_time_steps() -> None:
+    case, tensors, program = small(execution="static")
+    for T in (6, 8):
+        inputs = draw(replace(case, sequence_length=T)).inputs
+        with pytest.raises(ValueError, match=f"{T} time steps.*built for 7"):
+            program.forward(inputs)
+    check(case, tensors, run(program, case, tensors))
+
+
+@pytest.mark.parametrize("lengths", [(0, 8, 1), (-1, 2, 3)])
+def test_lengths_outside_the_inputs_are_refused(lengths: tuple[int, ...]) -> None:
+    _, tensors, program = small()
+    with pytest.raises(ValueError, match="lengths"):
+        program.forward(tensors.inputs, np.array(lengths), tensors.initial_state)
+
+
+def test_the_backward_pass_belongs_to_the_inputs_set_last() -> None:
+    case, first, program = small("lstm")
+    other = replace(case, seed=5)
+    second = draw(other)
+    run(program, case, first)
+    check(other, second, run(program, other, second))
+    check(case, first, run(program, case, first))
+
+
+def test_a_second_backward_pass_of_one_forward_pass_takes_its_own_cotangents() -> None:
+    case, tensors, program = small("lstm")
+    results = run(program, case, tensors)
+    assert tensors.d_outputs is not None
+    negated = replace(
+        tensors,
+        d_outputs=-tensors.d_outputs,
+        d_state=tuple(tuple(-array for array in layer) for layer in tensors.d_state or ()),
+    )
+    again = Outputs(results.outputs, results.state, program.backward(negated.d_outputs, negated.d_state))
+    check(case, negated, again)
+
+
+def test_missing_states_and_cotangents_are_zero() -> None:
+    case, tensors, program = small("lstm")
+    assert tensors.d_outputs is not None
+    zeros = tuple(tuple(np.zeros_like(array) for array in layer) for layer in tensors.initial_state)
+    no_outputs = np.zeros_like(tensors.d_outputs)
+    program.set_weights(tensors.weights)
+    for d_outputs, d_state in ((tensors.d_outputs, None), (None, tensors.d_state)):
+        outputs, state = program.forward(tensors.inputs)
+        got = Outputs(outputs, state, program.backward(d_outputs, d_state))
+        cotangents = no_outputs if d_outputs is None else d_outputs, d_state or zeros
+        wanted = replace(tensors, initial_state=zeros, d_outputs=cotangents[0], d_state=cotangents[1])
+        check(case, wanted, got)
+    nothing = Outputs(no_outputs, (), program.backward())
+    assert not any(array.any() for array in arrays(nothing))
+
+
+def test_results_belong_to_the_caller_and_the_tensors_are_never_written() -> None:
+    case, tensors, program = small("lstm")
+    before = [array.copy() for array in (tensors.inputs, *tensors.weights[0].values(), *tensors.initial_state[0])]
+    first = run(program, case, tensors)
+    kept = [array.copy() for array in arrays(first)]
+    run(program, replace(case, seed=9), draw(replace(case, seed=9)))
+    for array, copy in zip(arrays(first), kept, strict=True):
+        np.testing.assert_array_equal(array, copy)
+        assert array.flags.owndata or array.base is not None
+        array[...] = np.nan  # theirs to write
+    check(case, tensors, run(program, case, tensors))
+    after = (tensors.inputs, *tensors.weights[0].values(), *tensors.initial_state[0])
+    assert all(np.array_equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+def test_tensors_may_be_dropped_once_they_are_set() -> None:
+    case, tensors, program = small("gru", sequence_length=9)
+    program.set_weights([{name: array.copy() for name, array in layer.items()} for layer in tensors.weights])
+    program.set_inputs(
+        tensors.inputs.copy(), None, tuple(tuple(a.copy() for a in layer) for layer in tensors.initial_state)
+    )
+    fillers = [np.full_like(tensors.inputs, np.nan) for _ in range(50)]  # would land in memory that was freed
+    program.run_forward()
+    wanted = replace(case, mode="forward")
+    check(wanted, replace(tensors, d_outputs=None, d_state=None), Outputs(program.outputs(), program.final_state()))
+    assert len(fillers) == 50

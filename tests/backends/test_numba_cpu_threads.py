@@ -1,0 +1,64 @@
+"""CPU programs of several threads: those that share rows and those that share units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.adversarial import CELLS, SMALL
+from tests.backends.numba_programs import (
+    check,
+    identical,
+    run,
+    small,
+    spec_of,
+)
+from unrollbench.backends.numba_cpu import NetworkProgram, NumbaCpu
+from unrollbench.case import Case
+from unrollbench.schedule import of_case
+from unrollbench.tensors import draw
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        pytest.param("gru", {"batch_size": 9, "num_units": 19}, id="rows"),
+        pytest.param("lstm with everything", {"batch_size": 8}, id="rows, as few as can be"),
+        pytest.param("gru", {"batch_size": 3, "num_units": 35, "num_layers": 2}, id="units, two layers"),
+        pytest.param("lstm with everything", {"batch_size": 2, "num_units": 40}, id="units"),
+        pytest.param("gru", {"batch_size": 1, "num_units": 1, "threads": 3}, id="more threads than unit blocks"),
+        pytest.param("lstm", {"batch_size": 9, "threads": 3, "swap_memory": True}, id="units, swapping"),
+    ],
+)
+def test_threads_share_the_work_and_change_no_result(name: str, axes: dict[str, Any]) -> None:
+    case = Case(**{**SMALL, **CELLS[name], "threads": 2, "sequence_length": 9, **axes})
+    tensors = draw(case)
+    program = NetworkProgram(spec_of(case), of_case(case))
+    try:
+        first = run(program, case, tensors)
+        check(case, tensors, first)
+        for _ in range(20):  # a race would show in some run
+            assert identical(run(program, case, tensors), first)
+    finally:
+        program.close()
+
+
+@pytest.mark.parametrize("execution", ["static", "stepwise"])
+def test_threads_share_the_work_of_every_execution(execution: str) -> None:
+    case = Case(**{**SMALL, **CELLS["gru"], "threads": 2, "num_units": 35, "num_layers": 2, "execution": execution})
+    tensors = draw(case)
+    program = NetworkProgram(spec_of(case), of_case(case))
+    try:
+        check(case, tensors, run(program, case, tensors))
+    finally:
+        program.close()
+
+
+def test_a_closed_program_says_so() -> None:
+    case, tensors, _ = small("gru", mode="forward")
+    program = NumbaCpu().build(case, tensors)
+    program.close()
+    program.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        program.run()
