@@ -162,14 +162,27 @@ def test_axis_options_are_toml_values_whose_words_need_no_quotes(option: str, va
     assert suite.parse_axes([option]) == {option.partition("=")[0].strip(): values}
 
 
-@pytest.mark.parametrize("option", ["unroll", "unroll=", "unroll=1,,2", "unroll=[1", "=1", "unroll=1]\nx=[2", "", '="'])
+@pytest.mark.parametrize(
+    "option", ["unroll", "unroll=", "unroll=1,,2", "unroll=[1", "=1", "unroll=1]\nx=[2", "", '="', "a.b=]"]
+)
 def test_an_axis_option_that_cannot_be_read_is_told_with_an_example(option: str) -> None:
     with pytest.raises(SuiteError) as caught:
-        suite.parse_axes([option, "sed=1", "batch_size=1", "batch_size=2"])
+        suite.parse_axes([option, "batch_size=1", "batch_size=2"])
+    assert len(caught.value.findings) == 2
+    assert "such as unroll=1,4,full" in caught.value.findings[0]
+    assert "batch_size is given twice" in caught.value.findings[1]
+
+
+def test_one_case_is_written_as_axes_with_one_value_each() -> None:
+    options = ["num_layers=2", "num_units=[8,4]", "cell_options={use_peepholes=true}", "execution=static", "lengths=3"]
+    case = suite.parse_case(options, where="show")
+    assert (case.units, case.execution, case.cell_options.use_peepholes) == ((8, 4), "static", True)
+    assert case.lengths == (3,) * case.batch_size
+    with pytest.raises(SuiteError) as caught:
+        suite.parse_case(["unroll=1,2", "sed=1", "batch_size=99999999999"], where="show")
     assert len(caught.value.findings) == 3
-    assert "such as unroll=1,4,full" in caught.value.findings[0] or "unknown axis" in caught.value.findings[0]
-    assert 'did you mean "seed"?' in caught.value.findings[1]
-    assert "batch_size is given twice" in caught.value.findings[2]
+    with pytest.raises(SuiteError, match=r"show num_units = .8, 4.: expected 1 values, one per layer"):
+        suite.parse_case(["num_units=[8,4]"], where="show")
 
 
 ONE_FINDING: list[tuple[str, str]] = [

@@ -354,15 +354,10 @@ def _chosen(arguments: argparse.Namespace) -> Case:
     """The one case that `show` was asked for."""
     from unrollbench import labels, suite
     from unrollbench import plan as planning
-    from unrollbench.axes import to_case
 
     what: list[str] = arguments.what
     if all("=" in word for word in what):
-        values = suite.parse_axes(what)
-        several = [axis for axis, found in values.items() if len(found) != 1]
-        if several:
-            raise SuiteError([f"{axis}: expected one value, since one case is shown" for axis in several])
-        return to_case({axis: found[0] for axis, found in values.items()})
+        return suite.parse_case(what, where="show")
     if len(what) > 1:
         raise SuiteError([f"{' '.join(what)}: expected axis=value pairs, or one key, or one suite with --filter"])
     known = what[0] in suite.names() or Path(what[0]).exists()

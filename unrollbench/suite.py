@@ -30,10 +30,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unrollbench import document
-from unrollbench.axes import AXES, Exclude, Product, Values, did_you_mean, expand, parse_values, read, read_exclude
+from unrollbench.axes import Exclude, Product, Values, did_you_mean, expand, parse_values, read, read_exclude, to_case
 from unrollbench.case import Case
 from unrollbench.document import Table
-from unrollbench.errors import SuiteError
+from unrollbench.errors import CaseError, SuiteError
 
 MAX_CASES = 10_000
 """At 1.5 s, the least that a case takes, these are four hours; a product beyond it is refused before it is expanded."""
@@ -144,27 +144,38 @@ def parse(text: str, *, name: str, origin: str, axes: Mapping[str, list[object]]
     return suite
 
 
-def parse_axes(options: Sequence[str]) -> dict[str, list[object]]:
-    """Axis name -> values of `--axis name=values` options: TOML values separated by commas, quotes optional.
+def parse_axes(options: Sequence[str], *, where: str = "--axis") -> dict[str, list[object]]:
+    """Axis name -> values of `name=values` options: TOML values separated by commas, quotes optional.
 
-    Raises SuiteError with every option that cannot be read; whether the values fit the axis, `load` says.
+    `where` begins each finding. Raises SuiteError with every option that cannot be read; whether there are such axes
+    and values, `load` says.
     """
     axes: dict[str, list[object]] = {}
     findings = []
     for option in options:
         name, _, text = (part.strip() for part in option.partition("="))
         values = parse_values(text)
-        if not values:
-            findings.append(f"--axis {option}: expected name=values, separated by commas, such as unroll=1,4,full")
-        elif name not in AXES:
-            findings.append(f"--axis {option}: unknown axis{did_you_mean(name, AXES)}")
+        if not values or not name:
+            findings.append(f"{where} {option}: expected name=values, separated by commas, such as unroll=1,4,full")
         elif name in axes:
-            findings.append(f"--axis {option}: {name} is given twice: write all its values in one option")
+            findings.append(f"{where} {option}: {name} is given twice: write all its values in one option")
         else:
             axes[name] = values
     if findings:
         raise SuiteError(findings)
     return axes
+
+
+def parse_case(options: Sequence[str], *, where: str) -> Case:
+    """The canonical case of `axis=value` options, its other axes at their defaults. Raises SuiteError."""
+    axes, findings = read(where, parse_axes(options, where=where))
+    findings += [f"{where} {axis}: expected one value, since this is one case" for axis in axes if len(axes[axis]) != 1]
+    if findings:
+        raise SuiteError(findings)
+    try:
+        return to_case({axis: values[0] for axis, values in axes.items()})
+    except CaseError as error:
+        raise SuiteError(f"{where} {finding}" for finding in error.findings) from error
 
 
 def _drafts(top: Table, name: str) -> list[_Draft]:
