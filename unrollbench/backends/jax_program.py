@@ -30,6 +30,7 @@ class JaxOps:
 
     @staticmethod
     def affine(x: Value, h: Value, kernel: Value, bias: Value) -> Value:
+        # One product: two, of x and of h, were as slow or slower in all but one of a dozen shapes and modes tried.
         return jnp.concatenate([x, h], axis=1) @ kernel + bias
 
     @staticmethod
