@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.runs import failed, measured
 from unrollbench import cli, runner, suite
 from unrollbench.case import Case
 from unrollbench.plan import Plan
-from unrollbench.records import Environment, Measurement, Run
+from unrollbench.records import Ceiling, Check, Environment, Measurement, Run
 from unrollbench.runner import Progress
 from unrollbench.store import Store
 
@@ -355,3 +356,42 @@ def test_yes_asks_nothing_and_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPa
     assert cli.main(["run", "smoke", "--yes"]) == 0
     assert "Start?" not in screen.getvalue()
     assert "\r\x1b[K[" in screen.getvalue()
+
+
+def test_ceilings_shows_a_line_per_limit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = (
+        Ceiling("multiply-add", "float32", 1, 232.81, "GFLOP/s"),
+        Ceiling("read", "float32", 1, 443.9, "GB/s", 16384),
+    )
+    monkeypatch.setattr("unrollbench.probe.ceilings", lambda threads: found)
+    assert cli.main(["ceilings", "--threads", "1"]) == 0
+    _, arithmetic, reading = capsys.readouterr().out.splitlines()
+    assert arithmetic.split() == ["multiply-add", "in", "registers", "232.8", "GFLOP/s"]
+    assert reading.split() == ["read", "16.0", "KiB", "each", "443.9", "GB/s"]
+
+
+def test_ceilings_of_more_threads_than_processors_is_two(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ceilings", "--threads", "100000"]) == 2
+    assert "--threads 100000: only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"), [(("passed", "skipped"), 0), (("passed", "failed"), 4), (("skipped", "skipped"), 5)]
+)
+def test_check_backend_ends_as_its_statements_did(
+    statuses: tuple[Literal["passed", "failed", "skipped"], ...],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = [Check(f"static: {status}", status, None if status == "passed" else "why", Case()) for status in statuses]
+    monkeypatch.setattr("unrollbench.probe.conformance", lambda name: iter(found))
+    assert cli.main(["check-backend", "numba_cpu"]) == code
+    told = capsys.readouterr().out
+    assert all(f"{status:7}  static: {status}" in told for status in statuses)
+    assert told.splitlines()[-1].startswith(f"numba_cpu: {statuses.count('passed')} passed")
+
+
+def test_check_backend_of_an_unknown_one_is_two(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check-backend", "nonesuch"]) == 2
+    assert "'nonesuch': unknown; expected one of numba_cpu" in capsys.readouterr().err

@@ -15,12 +15,11 @@ LAYERS = """
     __main__
     cli
     arguments progress
-    conformance
     runner
     forkserver
     supervisor
-    worker_process
-    worker checker probe rnn report plan
+    worker_process probe
+    worker checker conformance rnn report plan
     store
     cost filters labels suite
     document

@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     _export(commands)
     _env(commands)
     _ceilings(commands)
+    _check_backend(commands)
     _suites(commands)
     return top
 
@@ -188,6 +189,19 @@ def _ceilings(commands: Commands) -> None:
     command.add_argument(
         "--threads", type=_positive, metavar="N", help="threads, each on a processor of its own (default: 1, then all)"
     )
+
+
+def _check_backend(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "check-backend",
+        "check that a backend computes what it must",
+        "Holds a backend, built in or from another package, against the float64 reference: outputs and gradients of "
+        "small networks in every execution, the settings that must change nothing, and that a second run compiles "
+        "nothing. What the backend declines is skipped with its reason.",
+        _examples("unrollbench check-backend numba_cpu", "unrollbench check-backend jax"),
+    )
+    command.add_argument("backend", metavar="NAME", help="a backend, as `unrollbench env` lists them")
 
 
 def _suites(commands: Commands) -> None:

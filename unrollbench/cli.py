@@ -175,6 +175,20 @@ def ceilings(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def check_backend(arguments: argparse.Namespace) -> int:
+    """Says of every statement that a backend must hold whether it does."""
+    from unrollbench import probe
+
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    for found in probe.conformance(arguments.backend):
+        counts[found.status] += 1
+        say(f"{found.status:7}  {found.name}" + (f": {found.reason}" if found.reason else ""))
+    say(f"{arguments.backend}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    if counts["failed"]:
+        return FAILED
+    return DONE if counts["passed"] else NOTHING
+
+
 def suites(arguments: argparse.Namespace) -> int:
     """Lists the installed suites, or prints one."""
     from unrollbench import suite
@@ -196,6 +210,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "export": export,
     "env": env,
     "ceilings": ceilings,
+    "check-backend": check_backend,
     "suites": suites,
 }
 

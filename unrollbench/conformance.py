@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from unrollbench import backends, reference
 from unrollbench.backends import Backend, CountsCompilations, Program
 from unrollbench.case import EXECUTIONS, Case, CellOptions
 from unrollbench.errors import BackendUnavailable, UnrollbenchError, WrongResult
+from unrollbench.records import Check
 from unrollbench.tensors import draw
 
 _SMALL = Case(sequence_length=5, batch_size=3, input_size=4, num_units=6)
@@ -47,16 +48,6 @@ DYNAMIC: dict[str, dict[str, Any]] = {
     "swap_memory": {"swap_memory": True},
 }
 """Settings of a dynamic loop that must not change its results."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One statement about a backend and what came of it; the case is the last that was tried."""
-
-    name: str
-    status: Literal["passed", "failed", "skipped"]
-    reason: str | None
-    case: Case
 
 
 class _UnknownError(UnrollbenchError):

@@ -1,7 +1,8 @@
 """Questions to a backend, answered in a process of its own, so that the asking one stays light and cannot crash.
 
-python -m unrollbench.probe <  {"listing": CASE}, {"availability": NAME} or {"ceilings": THREADS}
-                            >  one line of JSON: {"answer": ...} or {"error": REASON}
+python -m unrollbench.probe <  {"listing": CASE}, {"availability": NAME}, {"ceilings": THREADS} or {"conformance": NAME}
+                            >  lines of JSON: {"answer": ...}, one or, for conformance, one per statement;
+                               or {"error": REASON}
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from unrollbench.backends import Availability, Listing
 from unrollbench.case import Case, from_json, to_json
 from unrollbench.errors import UnrollbenchError
-from unrollbench.records import Ceiling
+from unrollbench.records import Ceiling, Check
 
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from unrollbench.probe import main; main()"
 """Finds the same modules as this process, however it found them."""
@@ -44,15 +47,32 @@ def ceilings(threads: int) -> tuple[Ceiling, ...]:
     return tuple(Ceiling(**found) for found in _ask({"ceilings": threads})["ceilings"])
 
 
+def conformance(name: str) -> Iterator[Check]:
+    """Every statement that a backend must hold, each as soon as it is known. Raises UnrollbenchError if it cannot run."""
+    for found in _stream({"conformance": name}):
+        yield Check(**found | {"case": from_json(found["case"])})
+
+
 def main() -> None:
     """Answers the one question on standard input, on standard output; what libraries print goes to standard error."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
         os.dup2(2, 1)
         try:
-            reply: Mapping[str, Any] = {"answer": _answer(json.load(sys.stdin))}
+            for answer in _answers(json.load(sys.stdin)):
+                replies.write(json.dumps({"answer": answer}) + "\n")
+                replies.flush()
         except (UnrollbenchError, MemoryError) as error:
-            reply = {"error": str(error) or "out of memory"}
-        replies.write(json.dumps(reply) + "\n")
+            replies.write(json.dumps({"error": str(error) or "out of memory"}) + "\n")
+
+
+def _answers(question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    if "conformance" in question:
+        from unrollbench import conformance as conforming
+
+        for found in conforming.checks(question["conformance"]):
+            yield asdict(found) | {"case": to_json(found.case)}
+    else:
+        yield _answer(question)
 
 
 def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,21 +99,39 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ask(question: Mapping[str, Any]) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-c", BOOT, json.dumps(sys.path)],
-        input=json.dumps(question),
-        capture_output=True,
-        text=True,
-        errors="backslashreplace",
-    )
-    if done.returncode == 0 and done.stdout:
-        reply = json.loads(done.stdout)
-        if "error" in reply:
-            raise UnrollbenchError(reply["error"])
-        answer: dict[str, Any] = reply["answer"]
-        return answer
-    said = "\n".join(done.stderr.splitlines()[-LAST_LINES:])
-    raise UnrollbenchError(f"the backend's process {_end(done.returncode)}; the last that it said:\n{said}")
+    """The one answer to the question."""
+    (answer,) = _stream(question)
+    return answer
+
+
+def _stream(question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The answers, as they come. Raises UnrollbenchError on an error, or if the process ends in another way."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as log:
+        command = [sys.executable, "-c", BOOT, json.dumps(sys.path)]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8"
+        )
+        try:
+            assert process.stdin is not None and process.stdout is not None
+            with suppress(BrokenPipeError):  # it died at once: its log says why
+                process.stdin.write(json.dumps(question))
+                process.stdin.close()
+            answered = False
+            for line in process.stdout:
+                reply = json.loads(line)
+                if "error" in reply:
+                    raise UnrollbenchError(reply["error"])
+                answered = True
+                yield reply["answer"]
+            if process.wait() == 0 and answered:
+                return
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        log.seek(0)
+        said = "\n".join(log.read().splitlines()[-LAST_LINES:])
+    raise UnrollbenchError(f"the backend's process {_end(process.returncode)}; the last that it said:\n{said}")
 
 
 def _end(code: int) -> str:

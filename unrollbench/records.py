@@ -115,6 +115,16 @@ class Ceiling:
 
 
 @dataclass(frozen=True)
+class Check:
+    """One statement about a backend and what came of it; the case is the last that was tried."""
+
+    name: str
+    status: Literal["passed", "failed", "skipped"]
+    reason: str | None
+    case: Case
+
+
+@dataclass(frozen=True)
 class Run:
     """The measurements of one suite on one machine. `finished_at` is None while a run is going or was cut short."""
 

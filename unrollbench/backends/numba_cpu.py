@@ -15,7 +15,7 @@ from unrollbench.backends import Listing, Memory
 from unrollbench.case import Case
 from unrollbench.cells import LayerSpec
 from unrollbench.kernels.buffers import Buffers
-from unrollbench.kernels.build import Phases
+from unrollbench.kernels.build import Kernel, Phases
 from unrollbench.kernels.network import NetworkSpec, compile_network
 from unrollbench.kernels.threads import Team
 from unrollbench.schedule import Schedule, of_case, schedule
@@ -255,6 +255,10 @@ class CaseProgram:
 
     def synchronize(self) -> None:
         """Nothing to wait for: `run` returns when the results are in memory."""
+
+    def compilations(self) -> int:
+        """Kernels that this process has compiled so far."""
+        return Kernel.compiled
 
     def outputs(self) -> Outputs:
         gradients = self._program.gradients() if self._train else None

@@ -6,7 +6,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from llvmlite import ir
 from numba import types
@@ -27,8 +27,12 @@ class Kernel:
     is called, so a program of a thousand steps builds in the time of one step and a thousand call instructions.
     """
 
+    compiled: ClassVar[int] = 0
+    """Kernels that this process has compiled so far."""
+
     def __init__(self, name: str, function: Callable[..., None], arguments: int, uses: Iterable[Kernel] = ()) -> None:
         self.name, self.uses = name, tuple(uses)
+        Kernel.compiled += 1
         self._compiled: Any = CFunc(function, ((types.intp,) * arguments, types.void), {}, {"error_model": "numpy"})
         self._compiled.compile()
         self.call = _call_by_address(self.address, arguments)
