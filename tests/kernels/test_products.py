@@ -1,0 +1,126 @@
+"""Products over many rows: blocks, remainders and shares of threads, and that none touches memory beyond its arrays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.adversarial import SMALL
+from tests.backends.numba_programs import check, program_of, run
+from tests.kernels.vectors import call
+from unrollbench.case import Case
+from unrollbench.kernels import host, pack, products
+from unrollbench.kernels.products import DEEP_PRODUCT, DEEP_ROWS, PANEL_ROWS, WIDE_ROWS
+from unrollbench.tensors import Array, draw
+
+ROOT = Path(__file__).parents[2]
+CANARY = 777.0
+
+
+def integers(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
+    """Small integers, whose products and sums every float type holds exactly."""
+    return rng.integers(-4, 5, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("columns", [0, 1, 4, 7])
+@pytest.mark.parametrize(
+    ("rows", "depth"),
+    [(0, 3), (1, 0), (5, 1), (6, 2), (13, 9), (WIDE_ROWS + 7, 3), (DEEP_ROWS + 1, DEEP_PRODUCT)],
+)
+def test_multiply_adds_a_product_to_its_start_and_writes_nothing_else(
+    dtype: str, rows: int, columns: int, depth: int
+) -> None:
+    rng, lanes = np.random.default_rng(0), host.lanes(dtype)
+    a, w = integers(rng, (rows, depth), dtype), integers(rng, (columns, depth, lanes), dtype)
+    start = integers(rng, (rows, columns * lanes), dtype)
+    out: Array = np.full((rows + 1, (columns + 1) * lanes), CANARY, dtype)
+    call(
+        products.multiply(dtype), rows, columns, depth, a.ctypes.data, a.strides[0], a.strides[1],
+        w.ctypes.data, w.strides[0], w.strides[1], start.ctypes.data, start.strides[0], out.ctypes.data, out.strides[0],
+    )  # fmt: skip
+    wanted = np.full_like(out, CANARY)
+    wanted[:rows, : columns * lanes] = start + np.einsum("rk,ckl->rcl", a, w).reshape(rows, columns * lanes)
+    np.testing.assert_array_equal(out, wanted)
+
+
+def test_multiply_takes_one_starting_row_for_all_rows_and_a_transposed_operand() -> None:
+    rng, lanes = np.random.default_rng(1), host.lanes("float32")
+    a, w = integers(rng, (9, 14), "float32").T, integers(rng, (5, 9, lanes), "float32")
+    bias, out = integers(rng, (1, 5 * lanes), "float32"), pack.aligned((14, 5 * lanes), "float32")
+    call(
+        products.multiply("float32"), 14, 5, 9, a.ctypes.data, a.strides[0], a.strides[1],
+        w.ctypes.data, w.strides[0], w.strides[1], bias.ctypes.data, 0, out.ctypes.data, out.strides[0],
+    )  # fmt: skip
+    np.testing.assert_array_equal(out, bias + np.einsum("rk,ckl->rcl", a, w).reshape(14, -1))
+
+
+@given(st.integers(0, 500), st.integers(1, 20))
+def test_the_threads_shares_cover_all_rows_once_and_in_whole_tiles(rows: int, threads: int) -> None:
+    share = products.share.py_func
+    shares = [share(rows, threads, thread) for thread in range(threads)]
+    assert [row for first, last in shares for row in range(first, last)] == list(range(rows))
+    assert all((last - first) % products.ROW_TILE == 0 for first, last in shares if last < rows)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_weight_gradients_over_more_rows_than_a_panel_are_the_references(cell: str) -> None:
+    case = Case(**{**SMALL, "cell": cell, "parallel_iterations": 64})
+    for T in (PANEL_ROWS // 3, PANEL_ROWS // 3 + 1, 100):  # just below a panel of rows, above, and several
+        longer = Case(**{**SMALL, "cell": cell, "parallel_iterations": 64, "sequence_length": T})
+        tensors = draw(longer)
+        check(longer, tensors, run(program_of(case), longer, tensors))
+
+
+GUARDED = """
+from dataclasses import replace
+from tests.adversarial import CELLS, SMALL
+from tests.backends.numba_programs import check, run, spec_of
+from tests.kernels.guarded import guarded, guarded_copy
+from unrollbench.backends.numba_cpu import NetworkProgram
+from unrollbench.case import Case
+from unrollbench.kernels import pack
+from unrollbench.schedule import of_case
+from unrollbench.tensors import draw
+pack.aligned = guarded
+for axes in (
+    {**CELLS["lstm with everything"], "batch_size": 5, "num_units": 19},
+    {**CELLS["gru"], "num_units": (7, 20), "num_layers": 2, "threads": 2, "mode": "forward"},
+    {**CELLS["basic_rnn"], "batch_size": 1, "num_units": 1, "input_size": 1, "execution": "static", "dtype": "float64"},
+):
+    case = Case(**{**SMALL, **axes})
+    tensors = draw(case)
+    tensors = replace(tensors, inputs=guarded_copy(tensors.inputs))
+    if tensors.d_outputs is not None:
+        tensors = replace(tensors, d_outputs=guarded_copy(tensors.d_outputs))
+    program = NetworkProgram(spec_of(case), of_case(case))
+    check(case, tensors, run(program, case, tensors))
+    program.close()
+"""
+"""In a process of its own, since a kernel that reads too far ends it."""
+
+
+def test_no_kernel_touches_memory_beyond_its_arrays() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", GUARDED],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+
+
+def test_such_memory_does_end_a_process_that_reads_one_byte_too_far() -> None:
+    script = "import ctypes; from tests.kernels.guarded import guarded; a = guarded((3,), 'float64'); "
+    for beyond in ("a.ctypes.data + a.nbytes", "a.ctypes.data - 4096"):
+        process = subprocess.run(
+            [sys.executable, "-c", script + f"print(a.sum(), flush=True); ctypes.string_at({beyond}, 1)"],
+            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert process.stdout == "0.0\n"
+        assert process.returncode < 0

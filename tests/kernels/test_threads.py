@@ -1,0 +1,137 @@
+"""The team of threads and its barrier: everyone takes part, nobody overtakes, nobody stays behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from unrollbench.kernels import simd, threads
+from unrollbench.kernels.build import Kernel
+from unrollbench.kernels.threads import Team
+
+SIMD: Any = simd
+THREADS: Any = threads
+COUNTER, CELLS, OWN, OTHERS, ROUNDS, SIZE = range(6)
+"""Fields of a frame in these tests: the barrier's counter, a shared array, this thread's place in it, and so on."""
+
+
+@contextmanager
+def team_of(size: int) -> Iterator[Team]:
+    team = Team(size)
+    try:
+        yield team
+    finally:
+        team.close()
+
+
+@cache
+def count() -> int:
+    """The address of a function that adds 1 to field 0 of its frame."""
+    peek, poke = SIMD.peek, SIMD.poke
+
+    def run(frame):  # type: ignore[no-untyped-def]
+        poke(frame, peek(frame, 0) + 1)
+
+    count.kernel = Kernel("run", run, 1)  # type: ignore[attr-defined]
+    return count.kernel.address  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_every_thread_of_a_team_runs_the_function_once_per_run(size: int) -> None:
+    frames = np.zeros((size, 5), np.int64)
+    with team_of(size) as team:
+        for _ in range(300):
+            team.run(count(), frames)
+    np.testing.assert_array_equal(frames[:, 0], 300)
+    assert not frames[:, 1:].any()
+
+
+@cache
+def take_turns(size: int) -> Kernel:
+    """Each round every thread writes the round into its cell, waits, adds up what it sees of the others, and waits."""
+    barrier, peek, poke = THREADS.barrier, SIMD.peek, SIMD.poke
+
+    def run(frame):  # type: ignore[no-untyped-def]
+        counter, cells, own = peek(frame, 8 * COUNTER), peek(frame, 8 * CELLS), peek(frame, 8 * OWN)
+        for number in range(peek(frame, 8 * ROUNDS)):
+            poke(cells + 64 * own, number)
+            barrier(counter, size)
+            for other in range(size):
+                if peek(cells, 64 * other) != number:
+                    poke(frame + 8 * OTHERS, peek(frame, 8 * OTHERS) + 1)
+            barrier(counter, size)
+
+    return Kernel("run", run, 1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_nobody_passes_a_barrier_before_all_have_reached_it(size: int) -> None:
+    counter, cells = np.zeros(8, np.int64), np.zeros((size, 8), np.int64)
+    frames = np.zeros((size, SIZE), np.int64)
+    frames[:, COUNTER], frames[:, CELLS] = counter.ctypes.data, cells.ctypes.data
+    frames[:, OWN], frames[:, ROUNDS] = np.arange(size), 200
+    with team_of(size) as team:
+        for _ in range(5):
+            team.run(take_turns(size).address, frames)
+    assert not frames[:, OTHERS].any()
+    assert counter[0] == (5 * 2 * 200 * size if size > 1 else 0)
+
+
+def started_since(before: set[threading.Thread]) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread not in before]
+
+
+def test_close_ends_the_threads_and_may_be_called_again() -> None:
+    before = set(threading.enumerate())
+    team = Team(3)
+    assert len(started_since(before)) == 2
+    team.close()
+    assert started_since(before) == []
+    team.close()
+
+
+def test_a_team_that_is_garbage_takes_its_threads_along() -> None:
+    before = set(threading.enumerate())
+    team = Team(3)
+    frames = np.zeros((3, 1), np.int64)
+    team.run(count(), frames)
+    del team
+    gc.collect()
+    assert started_since(before) == []
+
+
+def test_teams_run_side_by_side_and_one_after_the_other() -> None:
+    frames: npt.NDArray[np.int64] = np.zeros((2, 1), np.int64)
+    with team_of(2) as first, team_of(2) as second:
+        for _ in range(20):
+            first.run(count(), frames)
+            second.run(count(), frames)
+    for _ in range(5):
+        with team_of(2) as team:
+            team.run(count(), frames)
+    np.testing.assert_array_equal(frames, 45)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_closed_team_runs_nothing(size: int) -> None:
+    team = Team(size)
+    team.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        team.run(count(), np.zeros((size, 1), np.int64))
+
+
+def test_the_callers_own_processors_stay_as_they_are() -> None:
+    before = os.sched_getaffinity(0)
+    with team_of(2) as team:
+        team.run(count(), np.zeros((2, 1), np.int64))
+        assert os.sched_getaffinity(0) == before
+    assert os.sched_getaffinity(0) == before
