@@ -12,8 +12,8 @@ from unrollbench.errors import UnrollbenchError
 
 @pytest.fixture
 def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    boot = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); import tests.fake_backend as f; f.register(); "
-    monkeypatch.setattr(probe, "BOOT", boot + "from unrollbench.probe import main; main()")
+    boot = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import tests.fake_backend as f; f.register(); "
+    monkeypatch.setattr(probe, "BOOT", boot + "from unrollbench.probe import main; main(sys.argv[2])")
 
 
 @pytest.mark.usefixtures("_fakes")

@@ -1,8 +1,7 @@
 """Questions to a backend, answered in a process of its own, so that the asking one stays light and cannot crash.
 
-python -m unrollbench.probe <  {"listing": CASE}, {"availability": NAME}, {"ceilings": THREADS} or {"conformance": NAME}
-                            >  lines of JSON: {"answer": ...}, one or, for conformance, one per statement;
-                               or {"error": REASON}
+question   {"listing": CASE}, {"availability": NAME}, {"ceilings": THREADS} or {"conformance": NAME}
+answer     lines of JSON: {"answer": ...}, one or, for conformance, one per statement; or {"error": REASON}
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -23,7 +22,7 @@ from unrollbench.case import Case, from_json, to_json
 from unrollbench.errors import UnrollbenchError
 from unrollbench.records import Ceiling, Check
 
-BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from unrollbench.probe import main; main()"
+BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from unrollbench.probe import main; main(sys.argv[2])"
 """Finds the same modules as this process, however it found them."""
 LAST_LINES = 15
 """How much of what a dead process printed is told; the end has the cause."""
@@ -48,17 +47,17 @@ def ceilings(threads: int) -> tuple[Ceiling, ...]:
 
 
 def conformance(name: str) -> Iterator[Check]:
-    """Every statement that a backend must hold, each as soon as it is known. Raises UnrollbenchError if it cannot run."""
+    """Every statement that a backend must hold, as soon as it is known. Raises UnrollbenchError if it cannot run."""
     for found in _stream({"conformance": name}):
         yield Check(**found | {"case": from_json(found["case"])})
 
 
-def main() -> None:
-    """Answers the one question on standard input, on standard output; what libraries print goes to standard error."""
+def main(question: str) -> None:
+    """Answers the question, as JSON, on standard output; what libraries print goes to standard error."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
         os.dup2(2, 1)
         try:
-            for answer in _answers(json.load(sys.stdin)):
+            for answer in _answers(json.loads(question)):
                 replies.write(json.dumps({"answer": answer}) + "\n")
                 replies.flush()
         except (UnrollbenchError, MemoryError) as error:
@@ -107,17 +106,13 @@ def _ask(question: Mapping[str, Any]) -> dict[str, Any]:
 def _stream(question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The answers, as they come. Raises UnrollbenchError on an error, or if the process ends in another way."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as log:
-        command = [sys.executable, "-c", BOOT, json.dumps(sys.path)]
+        command = [sys.executable, "-c", BOOT, json.dumps(sys.path), json.dumps(question)]
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8"
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8"
         )
-        try:
-            assert process.stdin is not None and process.stdout is not None
-            with suppress(BrokenPipeError):  # it died at once: its log says why
-                process.stdin.write(json.dumps(question))
-                process.stdin.close()
+        with process, _ending(process):
             answered = False
-            for line in process.stdout:
+            for line in process.stdout or ():
                 reply = json.loads(line)
                 if "error" in reply:
                     raise UnrollbenchError(reply["error"])
@@ -125,13 +120,18 @@ def _stream(question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 yield reply["answer"]
             if process.wait() == 0 and answered:
                 return
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
         log.seek(0)
         said = "\n".join(log.read().splitlines()[-LAST_LINES:])
     raise UnrollbenchError(f"the backend's process {_end(process.returncode)}; the last that it said:\n{said}")
+
+
+@contextmanager
+def _ending(process: subprocess.Popen[str]) -> Iterator[None]:
+    """The process does not outlive whoever asks it, whatever ends the asking."""
+    try:
+        yield
+    finally:
+        process.kill()
 
 
 def _end(code: int) -> str:
@@ -141,7 +141,3 @@ def _end(code: int) -> str:
         return f"was ended by {signal.Signals(-code).name}"
     except ValueError:
         return f"was ended by signal {-code}"
-
-
-if __name__ == "__main__":
-    main()
