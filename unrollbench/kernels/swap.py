@@ -36,20 +36,22 @@ def backing(size_bytes: int) -> mmap.mmap:
 def release(layout: LayerLayout) -> Kernel:
     """`release(f, start, stop)`: thread 0 drops the saved activations of steps start..stop from resident memory.
 
+    The state after the last of them goes too: the backward pass reads it with this window, not only with the next.
     Whole pages, so also what a page holds of the neighbouring steps: the file keeps it, and the next use reads it back.
     """
     page = mmap.PAGESIZE
-    saved = [(layout.fields[name], a.row_bytes) for name, a in layout.arrays.items() if a.slots == "time"]
-    saved += [(layout.fields[f"gates_{s.index}"], s.row_bytes) for s in layout.stages]
+    arrays = layout.arrays.items()
+    saved = [(layout.fields[name], a.row_bytes, int(a.is_state)) for name, a in arrays if a.slots == "time"]
+    saved += [(layout.fields[f"gates_{s.index}"], s.row_bytes, 0) for s in layout.stages]
     buffers, batch, f_thread = tuple(saved), layout.batch, layout.fields["thread"]
 
     def run(f, start, stop):
         if peek(f, f_thread) == 0:
             for i in range(len(buffers)):
-                field, row_bytes = buffers[i]
+                field, row_bytes, after = buffers[i]
                 slot = batch * row_bytes
                 first = (peek(f, field) + start * slot) // page * page
-                last = (peek(f, field) + stop * slot + page - 1) // page * page
+                last = (peek(f, field) + (stop + after) * slot + page - 1) // page * page
                 _madvise(first, last - first, MADV_DONTNEED)
 
     return Kernel("release", run, 3)
