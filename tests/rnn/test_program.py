@@ -167,6 +167,15 @@ def test_the_caller_may_write_into_the_inputs_before_asking_for_gradients() -> N
     np.testing.assert_array_equal(program.backward(d).weights["gates/kernel"], before.weights["gates/kernel"])
 
 
+def test_the_caller_may_write_into_the_initial_state_before_asking_for_gradients() -> None:
+    program = train(rnn.GRUCell(5))
+    x, h, d = normal(2, 4, 3), normal(2, 5), normal(2, 4, 5)
+    program(x, initial_state=h)
+    before = program.backward(d)
+    h[:] = 7
+    np.testing.assert_array_equal(program.backward(d).inputs, before.inputs)
+
+
 def test_a_with_block_closes_the_program(built: Built) -> None:
     with train(rnn.GRUCell(2)) as program:
         program(normal(2, 4, 3))

@@ -60,9 +60,10 @@ class Program:
         padding = self._steps_to_add(steps)
         lengths = arguments.lengths(sequence_length, settings.batch_size, steps)
         inputs = arguments.finite("inputs", inputs, self._valid(lengths, steps))
-        if settings.mode == "train":
-            inputs = inputs.copy()  # `backward` reads them again, when the caller may have written others into them
         state = self._state("initial_state", initial_state)
+        if settings.mode == "train":  # `backward` reads both again, when the caller may have written into them
+            inputs = inputs.copy()
+            state = None if state is None else tuple(tuple(array.copy() for array in layer) for layer in state)
         self._call = _Call(steps, padding, lengths)
         if self._network is None or steps == 0:
             return empty.results(self.cell, settings, steps, state)
