@@ -11,10 +11,12 @@ import pytest
 
 from tests.adversarial import SMALL
 from tests.backends.numba_programs import identical, nothing_compiled, program_of
+from unrollbench.backends import numba_cpu
 from unrollbench.backends.numba_cpu import NumbaCpu
 from unrollbench.case import Case
 from unrollbench.kernels import build
 from unrollbench.kernels.build import Kernel, Phases
+from unrollbench.kernels.threads import Team
 from unrollbench.tensors import draw
 
 CASE = Case(**{**SMALL, "cell": "gru", "execution": "static", "mode": "forward"})
@@ -121,6 +123,17 @@ def test_time_inside_a_nested_phase_counts_for_the_inner_one_only(clock: Clock) 
                 clock.now += 100
         clock.now += 2
     assert phases.seconds == {"outer": 103, "inner": 10}
+
+
+def test_what_threads_run_is_compiled_in_the_compiler_s_phase(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow_team(size: int) -> Team:
+        clock.now += 10
+        return Team(size)
+
+    monkeypatch.setattr(numba_cpu, "Team", slow_team)
+    program = program_of(CASE)
+    program.close()
+    assert (program.build_phases_s["allocate"], program.build_phases_s["llvm"]) == (0, 10)
 
 
 def test_a_phase_that_fails_is_booked_too(clock: Clock) -> None:

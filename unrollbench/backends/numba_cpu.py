@@ -34,6 +34,7 @@ class NetworkProgram:
         self.network = compile_network(spec, planned, phases)
         with phases.measure("allocate"):
             self._buffers = Buffers(self.network)
+        with phases.compiling():  # the first team of several threads compiles what its threads run
             self._team = Team(spec.threads)
         self.build_phases_s: Mapping[str, float] = phases.seconds
         self._phases = phases
