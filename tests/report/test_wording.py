@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.runs import measured, run_of, three_ways
@@ -68,6 +68,7 @@ def test_a_ratio_whose_bounds_include_one_names_no_difference() -> None:
     assert wording.versus(ratio(1.1, 0.9, 1.3), "slower", "faster") == "no difference shown (0.90-1.30)"
 
 
+@example(1.005, 1.0, 1.0)  # two digits of it are 1.00, as its nearest double is below
 @given(st.floats(0.01, 100.0), st.floats(1.0, 2.0), st.floats(1.0, 2.0))
 def test_words_for_a_difference_appear_exactly_if_it_is_shown(estimate: float, below: float, above: float) -> None:
     found = ratio(estimate, estimate / below, estimate * above)

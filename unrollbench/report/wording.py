@@ -175,7 +175,7 @@ def _bounds(ratio: Ratio) -> str:
 
 
 def _factor(value: float, exact: bool = False) -> str:
-    if exact and 0.995 <= value < 1.005:
+    if exact and f"{value:.2f}" == "1.00":
         return f"{value:.4f}"
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
