@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pandas as pd
@@ -80,6 +80,14 @@ def test_figures_follow_from_the_samples() -> None:
     assert row["samples_count"] == 3
     assert row["gflops_per_s"] == pytest.approx(case.flops / 4e-3 / 1e9)
     assert row["build_llvm_s"] == pytest.approx(0.45)
+
+
+def test_operations_past_a_row_s_length_do_not_count_and_drawn_lengths_are_unknown() -> None:
+    full = Case(batch_size=2, sequence_length=8).canonical()
+    half = replace(full, lengths=(8, 0))
+    rates = [frames.gflops_per_s(measured(case, 2e-3)) for case in (full, half, replace(full, lengths="uniform"))]
+    assert rates[0] is not None
+    assert rates[1:] == [pytest.approx(rates[0] / 2), None]
 
 
 def test_unknown_is_empty_with_its_reason() -> None:

@@ -74,8 +74,17 @@ def samples(run: Run) -> pd.DataFrame:
 
 
 def gflops_per_s(measurement: Measurement) -> float | None:
-    """Billions of the case's matrix-product operations per second at the median run, or None if nothing was timed."""
-    return measurement.case.flops / measurement.run_s / 1e9 if measurement.run_s else None
+    """Billions of matrix-product operations per second at the median run, those within each row's length.
+
+    Steps past a row's length count for nothing, whether the program computes them or not. None if nothing was timed, or
+    if the lengths were drawn, which the case alone does not tell.
+    """
+    case, run_s = measurement.case, measurement.run_s
+    if not run_s or case.lengths == "uniform":
+        return None
+    steps = case.sequence_length * case.batch_size
+    within = sum(case.lengths) if isinstance(case.lengths, tuple) else steps
+    return case.flops * within / steps / run_s / 1e9
 
 
 def _result(run: Run, m: Measurement) -> dict[str, Any]:
