@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unrollbench import __version__, suite
+from unrollbench import __version__, cli, suite
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,6 +54,11 @@ def test_every_package_is_installed() -> None:
     folders = {path.parent for path in (ROOT / "unrollbench").rglob("*.py")}
     found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == {*found, "unrollbench.suites"}
+
+
+@pytest.mark.parametrize("name", [*cli.COMMANDS, *suite.names()])
+def test_the_changelog_has_every_command_and_suite(name: str) -> None:
+    assert re.search(rf"`(unrollbench )?{name}\b", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
 
 
 def test_the_changelog_has_this_version() -> None:
