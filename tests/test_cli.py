@@ -96,6 +96,13 @@ def test_run_writes_its_files_and_ends_with_the_answer(
     assert Path("reports/unrollbench.db").exists()
 
 
+def test_the_plan_says_how_much_disk_swapping_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["--filter", "execution=dynamic", "--axis", "mode=train"]
+    for swaps, words in (("true", 1), ("false", 0)):
+        assert cli.main(["plan", "smoke", *chosen, "--axis", f"swap_memory={swaps}"]) == 0
+        assert capsys.readouterr().out.count(" of disk") == words
+
+
 def test_quiet_says_only_the_result(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     fake_runs(monkeypatch, in_half_the_time)
     assert cli.main(["run", "smoke", "--quiet"]) == 0

@@ -182,8 +182,8 @@ def _ceilings(commands: Commands) -> None:
         "ceilings",
         "measure this machine's limits: multiply-adds and memory bandwidth",
         "Measures the most multiply-adds per second that the processor does in registers, and the most bytes per "
-        "second that it reads from working sets of growing size, with the vector code that the cells use. The GFLOP/s "
-        "of a result are held against the first; a single row's weights stream at the second.",
+        "second that it reads from working sets of growing size, with the vector code that the cells use. Hold "
+        "the GFLOP/s of results.csv against the first; a single row's weights stream at the second.",
         _examples("unrollbench ceilings", "unrollbench ceilings --threads 1"),
     )
     command.add_argument(

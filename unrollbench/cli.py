@@ -273,7 +273,7 @@ def _agreed(arguments: argparse.Namespace, planned: Plan) -> bool:
 
 
 def _expectation(planned: Plan) -> str:
-    """How many cases, how long and how much memory, and what a budget left out."""
+    """How many cases, how long, how much memory and disk, and what a budget left out."""
     from unrollbench.measure.environment import environment
     from unrollbench.plan import estimate
     from unrollbench.report import wording
@@ -283,7 +283,8 @@ def _expectation(planned: Plan) -> str:
     said = [
         f"{suite.name}: {suite.title}",
         f"{len(planned.cases)} cases in {processes} processes, about {wording.seconds(expected.seconds)}, "
-        f"up to {wording.size(expected.memory_bytes)} of memory",
+        f"up to {wording.size(expected.memory_bytes)} of memory"
+        + (f" and {wording.size(expected.disk_bytes)} of disk" if expected.disk_bytes else ""),
     ]
     free = environment().facts.get("memory_available_bytes")
     if isinstance(free, int) and expected.memory_bytes > free:

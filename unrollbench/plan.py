@@ -29,7 +29,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Expected cost of a plan: seconds of the whole, resident memory and disk of its largest cases, its longest case.
+    """Expected cost of a plan: seconds of the whole, resident memory and disk of its largest cases.
 
     `cost` says what is assumed.
     """
@@ -37,7 +37,6 @@ class Estimate:
     seconds: float
     memory_bytes: int
     disk_bytes: int
-    longest: Case
 
 
 def make(suite: Suite, *, filters: Sequence[str] = ()) -> Plan:
@@ -58,12 +57,10 @@ def make(suite: Suite, *, filters: Sequence[str] = ()) -> Plan:
 def estimate(plan: Plan) -> Estimate:
     """What the whole plan may be expected to cost, one process after the other."""
     costs = [_cost(plan.suite, case) for case in plan.cases]
-    longest, _ = max(zip(plan.cases, costs, strict=True), key=lambda pair: pair[1].seconds)
     return Estimate(
         seconds=_seconds(plan.suite, plan.cases),
         memory_bytes=max(one.memory_bytes for one in costs),
         disk_bytes=max(one.disk_bytes for one in costs),
-        longest=longest,
     )
 
 

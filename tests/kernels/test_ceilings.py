@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from unrollbench.kernels import ceilings, host
-from unrollbench.kernels.threads import Team
+from unrollbench.kernels import ceilings
 
 
 @pytest.fixture(autouse=True)
@@ -38,11 +36,3 @@ def test_the_loops_survive_optimisation(dtype: str) -> None:
 
 def _is_vector(line: str) -> bool:
     return any(register in line for register in ("%zmm", "%ymm", "%xmm", "v0.", "v1.", "v2.")) or "fmla" in line
-
-
-def test_all_threads_take_part() -> None:
-    team = Team(2)
-    kernel = ceilings._reads("float32")
-    buffers = [np.ones(ceilings.CHAINS * host.lanes("float32"), np.float32) for _ in range(2)]
-    team.run(kernel.address, np.array([(b.ctypes.data, b.nbytes, 1) for b in buffers], np.int64))
-    team.close()
