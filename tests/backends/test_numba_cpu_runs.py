@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,10 +40,19 @@ def test_a_case_program_gives_the_same_bits_in_every_run() -> None:
     program.close()
 
 
-@pytest.mark.parametrize("execution", ["dynamic", "stepwise"])
-@pytest.mark.parametrize("mode", ["forward", "train"])
-def test_time_may_change_from_call_to_call_and_nothing_is_compiled_again(execution: str, mode: str) -> None:
-    case, tensors, program = small(execution=execution, mode=mode)
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"execution": "dynamic", "mode": "forward"},
+        {"execution": "dynamic"},
+        {"execution": "dynamic", "swap_memory": True},
+        {"execution": "stepwise", "mode": "forward"},
+        {"execution": "stepwise"},
+    ],
+    ids=str,
+)
+def test_time_may_change_from_call_to_call_and_nothing_is_compiled_again(axes: dict[str, Any]) -> None:
+    case, tensors, program = small(**axes)
     run(program, case, tensors)
     for T in (1, 9, 2, 20, 7):
         longer = replace(case, sequence_length=T, seed=T)

@@ -131,7 +131,7 @@ def test_what_threads_run_is_compiled_in_the_compiler_s_phase(clock: Clock, monk
         return Team(size)
 
     monkeypatch.setattr(numba_cpu, "Team", slow_team)
-    program = program_of(CASE)
+    program = NumbaCpu().build(CASE, draw(CASE))
     program.close()
     assert (program.build_phases_s["allocate"], program.build_phases_s["llvm"]) == (0, 10)
 

@@ -27,7 +27,7 @@ from unrollbench.measure.memory import PeakMemory
 from unrollbench.tensors import draw
 case = Case(
     cell="lstm", mode="train", sequence_length=320, batch_size=1024, input_size=1, num_units=16,
-    parallel_iterations=16, swap_memory=json.loads(sys.argv[1]),
+    parallel_iterations=4, swap_memory=json.loads(sys.argv[1]),
 )
 program, memory = NumbaCpu().build(case, draw(case)), PeakMemory()
 memory.reset()
@@ -58,7 +58,9 @@ def test_resident_memory_holds_a_few_windows_of_what_is_saved_and_not_all_of_it(
     assert kept["saved"] > 120e6
     assert kept["grown"] >= kept["saved"]
     others = kept["grown"] - kept["saved"]  # results and gradients, which are no activations
-    assert swapped["grown"] - others <= kept["saved"] / 5  # four of twenty windows: the system maps more than was asked
+    assert (
+        swapped["grown"] - others <= kept["saved"] / 10
+    )  # eight of 80 windows: the system maps more than it was asked
 
 
 def test_swapping_changes_no_bit_of_the_results() -> None:
