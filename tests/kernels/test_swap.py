@@ -58,9 +58,8 @@ def test_resident_memory_holds_a_few_windows_of_what_is_saved_and_not_all_of_it(
     assert kept["saved"] > 120e6
     assert kept["grown"] >= kept["saved"]
     others = kept["grown"] - kept["saved"]  # results and gradients, which are no activations
-    assert (
-        swapped["grown"] - others <= kept["saved"] / 10
-    )  # eight of 80 windows: the system maps more than it was asked
+    windows = kept["saved"] / 80
+    assert swapped["grown"] - others <= 8 * windows  # not one: the system maps more around each page than asked
 
 
 def test_swapping_changes_no_bit_of_the_results() -> None:
