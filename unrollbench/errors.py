@@ -55,3 +55,7 @@ class ArgumentTypeError(ArgumentError, TypeError):
 
 class OrderError(ArgumentError, RuntimeError):
     """A cell or program was asked for something that an earlier call has to provide first, or has ended."""
+
+
+class SwapError(UnrollbenchError, OSError):
+    """swap_memory has no disk to swap to."""

@@ -53,16 +53,11 @@ class Schedule:
 def schedule(
     execution: str, *, num_layers: int, max_time: int, unroll: int = 1, parallel_iterations: int = 32
 ) -> Schedule:
-    """The schedule of an execution for T = max_time; only static depends on T.
-
-    The dynamic window is parallel_iterations rounded up to a multiple of unroll, so that the copies of the step in the
-    loop's body always have their input projections, and only the sequence's end is left to the remainder.
-    """
+    """The schedule of an execution for T = max_time; only static depends on T."""
     if execution == "static":
         return Schedule("static", num_layers, max_time, window=max_time)
     if execution == "dynamic":
-        window = -(-parallel_iterations // unroll) * unroll
-        return Schedule("dynamic", num_layers, None, window, unroll)
+        return Schedule("dynamic", num_layers, None, window=parallel_iterations, unroll=unroll)
     return Schedule("stepwise", num_layers, None, window=1)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kernels.stacks import stack
-from unrollbench.kernels import specialize
+from unrollbench.kernels import source, specialize
 from unrollbench.kernels.network import layouts
 from unrollbench.schedule import Schedule, schedule
 
@@ -54,16 +55,16 @@ def test_static_text_is_a_straight_line_with_one_step_per_layer_and_time_step(T:
 def test_static_text_runs_time_forwards_and_then_backwards() -> None:
     found = texts(schedule("static", num_layers=2, max_time=3))
 
-    def walked(tree: ast.AST, prefix: str) -> list[tuple[str, int]]:
+    def named(tree: ast.AST, prefix: str) -> list[tuple[str, int]]:
         nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-        named = [(node.func.id, node.args[1].value) for node in nodes if node.func.id.startswith(prefix)]  # type: ignore[attr-defined]
-        return [(name.removeprefix(prefix), t) for name, t in named]
+        found = [(node.func.id, node.args[1].value) for node in nodes if node.func.id.startswith(prefix)]  # type: ignore[attr-defined]
+        return [(name.removeprefix(prefix), t) for name, t in found]
 
-    assert walked(found["forward"], "step_") == [(layer, t) for layer in "01" for t in (0, 1, 2)]
-    assert walked(found["backward"], "back_step_") == [(layer, t) for layer in "10" for t in (2, 1, 0)]
+    assert named(found["forward"], "step_") == [(layer, t) for layer in "01" for t in (0, 1, 2)]
+    assert named(found["backward"], "back_step_") == [(layer, t) for layer in "10" for t in (2, 1, 0)]
 
 
-@given(st.integers(1, 3), st.integers(1, 12), st.integers(1, 40))
+@given(st.integers(1, 3), st.integers(1, 12), st.integers(12, 40))
 def test_dynamic_text_is_one_loop_over_windows_with_unroll_copies_and_a_remainder(
     L: int, unroll: int, window: int
 ) -> None:
@@ -76,7 +77,67 @@ def test_dynamic_text_is_one_loop_over_windows_with_unroll_copies_and_a_remainde
         copies = sorted(steps(node, prefix) for node in inner)
         assert copies == sorted([1] * L + ([unroll] * L if unroll > 1 else []))
         assert steps(found[name], prefix) == sum(copies)
-        assert calls(found[name])["min"] == 1
+
+
+@given(st.integers(1, 3), st.integers(2, 12), st.data())
+def test_a_body_longer_than_a_window_is_a_straight_line_of_windows(L: int, unroll: int, data: st.DataObject) -> None:
+    window = data.draw(st.integers(1, unroll - 1))
+    planned = schedule("dynamic", num_layers=L, max_time=1, unroll=unroll, parallel_iterations=window)
+    found = texts(planned)
+    for name, prefix, per_window in (("forward", "step_", "project_0"), ("backward", "back_step_", "d_weights_0")):
+        body, remainder, *_ = (node for node in found[name].body[0].body if isinstance(node, ast.While))  # type: ignore[attr-defined]
+        assert [node for node in ast.walk(body) if isinstance(node, ast.While)] == [body]
+        assert steps(body, prefix) == unroll * L
+        assert calls(body)[per_window] == -(-unroll // window)
+        assert steps(remainder, prefix) == L
+
+
+def walked(planned: Schedule, steps: int) -> dict[str, list[tuple[str, int, int]]]:
+    """What a pass of `steps` steps calls, by running its text on functions that only take notes: (name, layer, t)."""
+    shape = specialize.Shape(layouts(stack(layers=planned.num_layers)), 1024, False)
+    found = {}
+    for name, text in (specialize.forward(planned, shape) | specialize.backward(planned, shape)).items():
+        notes: list[tuple[str, int, int]] = []
+
+        def note(kernel: str, notes: list[tuple[str, int, int]] = notes) -> Callable[..., None]:
+            prefix, _, layer = kernel.rpartition("_")
+            return lambda f, t, slot, n=1: notes.extend((prefix, int(layer), t + k) for k in range(n))
+
+        kinds = ("project", "step", "back_step", "d_inputs", "d_weights")
+        kernels = {f"{kind}_{layer}": note(f"{kind}_{layer}") for kind in kinds for layer in range(planned.num_layers)}
+        source.define(text, name, kernels | {"peek": lambda f, offset: steps})(0)
+        found[name] = notes
+    return found
+
+
+@given(st.integers(1, 3), st.integers(0, 30), st.integers(1, 12), st.integers(1, 12))
+def test_every_step_runs_once_and_after_what_it_needs(L: int, T: int, unroll: int, window: int) -> None:
+    for execution in ("static", "dynamic"):
+        planned = schedule(execution, num_layers=L, max_time=max(T, 1), unroll=unroll, parallel_iterations=window)
+        if execution == "static" and T == 0:
+            continue
+        notes = walked(planned, T)
+        grid = {(layer, t) for layer in range(L) for t in range(T)}
+        at = {note: position for position, note in enumerate(notes["forward"])}
+        assert len(at) == len(notes["forward"]) == 2 * len(grid)
+        for layer, t in grid:
+            assert at["project", layer, t] < at["step", layer, t]
+            assert t == 0 or at["step", layer, t - 1] < at["step", layer, t]
+            assert layer == 0 or at["step", layer - 1, t] < at["project", layer, t]
+        back = {note: position for position, note in enumerate(notes["backward"])}
+        assert len(back) == len(notes["backward"]) == 3 * len(grid)
+        for layer, t in grid:
+            assert back["back_step", layer, t] < min(back["d_inputs", layer, t], back["d_weights", layer, t])
+            assert t == T - 1 or back["back_step", layer, t + 1] < back["back_step", layer, t]
+            assert layer == L - 1 or back["d_inputs", layer + 1, t] < back["back_step", layer, t]
+
+
+@given(st.integers(1, 3), st.integers(1, 30), st.integers(1, 12), st.data())
+def test_short_bodies_walk_the_grid_in_the_schedules_order(L: int, T: int, window: int, data: st.DataObject) -> None:
+    unroll = data.draw(st.integers(1, window))
+    planned = schedule("dynamic", num_layers=L, max_time=T, unroll=unroll, parallel_iterations=window)
+    order = [(layer, t) for kind, layer, t in walked(planned, T)["forward"] if kind == "step"]
+    assert order == list(planned.order(T))
 
 
 @given(st.integers(1, 3))

@@ -85,6 +85,7 @@ class NetworkProgram:
         self._spent = False
         buffers, top = self._buffers, self._buffers.layers[-1]
         buffers.begin(self._initial_state)
+        buffers.set_all("window", 0)
         if not self.network.spec.time_major:
             buffers.layers[0]["x"][...] = self._inputs.transpose(1, 0, 2)
         self._run("forward", "step", range(self._limit))
@@ -134,8 +135,7 @@ class NetworkProgram:
     def final_state(self) -> tuple[State, ...]:
         """Per layer the state arrays after each row's last step, copies."""
         rows, lengths = np.arange(self.network.spec.batch_size), self._buffers.lengths
-        window = self.network.schedule.window
-        in_window = self._limit - max(self._limit - 1, 0) // window * window
+        in_window = int(self._buffers.frames[0, 0, self.network.layouts[0].fields["window"] // 8])
         slots = {"time": lengths, "window": np.full_like(lengths, in_window), "single": np.zeros_like(lengths)}
         return tuple(
             tuple(b[n][slots[b.layout.arrays[n].slots], rows, : b.layout.arrays[n].size] for n in b.layout.cell.state)

@@ -47,7 +47,8 @@ def measure(threads: int, dtype: str = "float32") -> Iterator[Ceiling]:
                 buffer[...] = 1.0  # untouched pages would all be the one zero page
             rounds = max(1, SIZES_BYTES[-1] // 8 // size)
             frames = [(buffer.ctypes.data, size, rounds) for buffer in buffers]
-            moved = size * rounds * threads
+            step = CHAINS * host.lanes(dtype) * DTYPES[dtype]
+            moved = size // step * step * rounds * threads  # what is left of a whole step is not read
             yield Ceiling("read", dtype, threads, moved / _best_s(team, kernel, frames) / 1e9, "GB/s", size)
     finally:
         team.close()

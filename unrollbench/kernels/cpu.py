@@ -25,11 +25,11 @@ def x_row_bytes(layouts: tuple[LayerLayout, ...], index: int) -> int:
     return layouts[index - 1].arrays["h"].row_bytes
 
 
-def forward_kernels(layouts: tuple[LayerLayout, ...], index: int, window: int) -> dict[str, Kernel]:
+def forward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Kernel]:
     """project and step."""
     layout = layouts[index]
     x_row, x_by_time = x_row_bytes(layouts, index), index == 0 or layout.train
-    projects = [products.project(layout, s, x_row, x_by_time, window) for s in layout.stages]
+    projects = [products.project(layout, s, x_row, x_by_time) for s in layout.stages]
     return {"project": _together(tuple(projects)), "step": _forward_step(layout)}
 
 

@@ -68,7 +68,6 @@ class StageLayout:
     units: int
     blocks: int
     operand_size: int
-    operand_blocks: int
     gate_bytes: int
     row_bytes: int
     groups: Partition
@@ -167,7 +166,6 @@ class LayerLayout:
                     units,
                     blocks,
                     operand,
-                    self.blocks(operand),
                     gate_bytes,
                     gates * gate_bytes,
                     partition(blocks, threads, self._largest_group(gates)),
@@ -180,12 +178,13 @@ class LayerLayout:
     def fields(self) -> dict[str, int]:
         """Frame field -> byte offset. Addresses unless said otherwise.
 
-        limit: the longest length, in steps; thread: this thread's number; t: the time step, if stepwise; counter: the
+        limit: the longest length, in steps; thread: this thread's number; t: the time step, if stepwise;
+        window: steps of the window that ran last, 0 before the first; counter: the
         barrier's; x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient; zeros, one:
         constants; panel: scratch of the weight gradient;
         row...: this thread's first row and its tiles; block..., operand_block...: its first unit block and its groups.
         """
-        names = ["limit", "thread", "counter", "lengths", "x", "d_x", "d_out", "zeros", "one", "panel", "t"]
+        names = ["limit", "thread", "counter", "lengths", "x", "d_x", "d_out", "zeros", "one", "panel", "t", "window"]
         names += ["row", "row_tiles_big", "row_tiles_small"]
         for name in self.arrays:
             names += [name, f"d_{name}"]

@@ -80,7 +80,7 @@ def compile_network(spec: NetworkSpec, schedule: Schedule, phases: Phases) -> Ne
         texts = specialize.forward(schedule, shape)
         texts |= specialize.backward(schedule, shape) if spec.train else {}
     with phases.compiling():
-        kernels = _kernels(spec, schedule, planned)
+        kernels = _kernels(spec, planned)
         namespace = {name: kernel.call for name, kernel in kernels.items()}
         namespace |= {"peek": simd.peek, "barrier": _barrier(planned[0], spec.threads)}
         entries = {
@@ -104,11 +104,11 @@ def _barrier(layout: LayerLayout, members: int) -> Any:
     return barrier
 
 
-def _kernels(spec: NetworkSpec, schedule: Schedule, planned: tuple[LayerLayout, ...]) -> dict[str, Kernel]:
+def _kernels(spec: NetworkSpec, planned: tuple[LayerLayout, ...]) -> dict[str, Kernel]:
     """Every kernel that a driver's text may call, by name; those of a layer end in its number."""
     kernels: dict[str, Kernel] = {}
     for index, layout in enumerate(planned):
-        of_layer = cpu.forward_kernels(planned, index, schedule.window)
+        of_layer = cpu.forward_kernels(planned, index)
         of_layer |= cpu.backward_kernels(planned, index) if spec.train else {}
         if spec.swap_memory:
             of_layer["release"] = swap.release(layout)

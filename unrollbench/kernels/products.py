@@ -14,7 +14,7 @@ from unrollbench.case import DTYPES
 from unrollbench.kernels import host, simd
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import LayerLayout, StageLayout
-from unrollbench.kernels.simd import copy_bytes, peek
+from unrollbench.kernels.simd import copy_bytes, peek, poke
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cpython_wrapper": True}
 """For functions that kernels inline: no division raises; no fast-math, so NaN and infinities keep their meaning."""
@@ -70,20 +70,19 @@ def multiply(dtype: str) -> Kernel:
 
 
 @cache
-def project(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool, window: int) -> Kernel:
+def project(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool) -> Kernel:
     """`project(f, t, slot, n)`: gate buffers of n steps from t = x . W_x + bias, or the bias alone without an input.
 
     The first stage's also carries h from one window to the next, where an array has only a window's slots: the state
     after the last window becomes slot 0.
 
-    x_row: bytes of an input row; x_by_time: whether the input has a slot per time step, or one per step of the window;
-    window: steps of a full window.
+    x_row: bytes of an input row; x_by_time: whether the input has a slot per time step, or one per step of the window.
     """
     fields, i, batch, threads = layout.fields, s.index, layout.batch, layout.threads
     depth = layout.spec.input_size if s.stage.takes_input else 0
     columns, row_bytes, itemsize, width = s.columns, s.row_bytes, layout.itemsize, layout.width
-    f_gates, f_w, f_bias, f_x, f_h, f_thread = (
-        fields[n] for n in (f"gates_{i}", f"W_x_{i}", f"bias_{i}", "x", "h", "thread")
+    f_gates, f_w, f_bias, f_x, f_h, f_window, f_thread = (
+        fields[n] for n in (f"gates_{i}", f"W_x_{i}", f"bias_{i}", "x", "h", "window", "thread")
     )
     h, gates_by_time = layout.arrays["h"], layout.gate_slots == "time"
     state_bytes, carries = batch * h.row_bytes, i == 0 and h.slots == "window"
@@ -92,10 +91,12 @@ def project(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool, wi
 
     def run(f, t, slot, n):
         thread = peek(f, f_thread)
-        if carries and t > 0:
-            own, end = state_bytes * thread // threads, state_bytes * (thread + 1) // threads
-            state = peek(f, f_h) + own
-            copy_bytes(state, state + window * state_bytes, end - own)
+        if carries:
+            before, own, end = peek(f, f_window), state_bytes * thread // threads, state_bytes * (thread + 1) // threads
+            if before > 0:
+                state = peek(f, f_h) + own
+                copy_bytes(state, state + before * state_bytes, end - own)
+            poke(f + f_window, n)
         rows = n * batch
         first, last = share(rows, threads, thread)
         x = peek(f, f_x) + ((t if x_by_time else slot) * batch + first) * x_row

@@ -396,17 +396,6 @@ def copy_bytes(typing_context, destination, origin, count):
 
 
 @intrinsic
-def zero_bytes(typing_context, destination, count):
-    """Sets `count` bytes to zero."""
-
-    def codegen(context, builder, sig, args):
-        cgutils.memset(builder, _pointer(builder, args[0]), args[1], 0)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp), codegen
-
-
-@intrinsic
 def poke(typing_context, address, value):
     """Writes the int64 `value` to `address`, visible to other threads after everything written before it."""
 

@@ -82,15 +82,34 @@ def _static_forward(schedule: Schedule, shape: Shape) -> Iterable[str]:
 
 def _dynamic_forward(schedule: Schedule, shape: Shape) -> Iterable[str]:
     yield "start = 0"
+    if schedule.unroll > schedule.window:
+        yield f"while start + {schedule.unroll} <= limit:"
+        yield from _indented(_long_body(schedule, shape))
+        yield f"    start += {schedule.unroll}"
     yield "while start < limit:"
     yield f"    stop = min(start + {schedule.window}, limit)"
+    unroll = schedule.unroll if schedule.unroll <= schedule.window else 1
     for layer in shape.layers:
-        yield from (f"    {line}" for line in _project(shape, layer, "start", "stop - start"))
+        yield from _indented(_project(shape, layer, "start", "stop - start"))
         step = f"step_{layer}({shape.frame(layer)}, t{{0}}, t{{0}} - start)"
         yield "    t = start"
-        yield from (f"    {line}" for line in _unrolled(step, schedule.unroll, "t + {} <= stop", "t < stop", "t +="))
-    yield from _release(shape)
+        yield from _indented(_unrolled(step, unroll, "t + {} <= stop", "t < stop", "t +="))
+    yield from _indented(_release(shape, "start", "stop"))
     yield "    start = stop"
+
+
+def _long_body(schedule: Schedule, shape: Shape) -> Iterable[str]:
+    """A loop's body of more copies of the step than a window has: window after window in a straight line."""
+    for first, last in Schedule("static", 1, None, schedule.window).windows(schedule.unroll):
+        for layer in shape.layers:
+            yield from _project(shape, layer, f"start + {first}", f"{last - first}")
+            for k in range(first, last):
+                yield f"step_{layer}({shape.frame(layer)}, start + {k}, {k - first})"
+        yield from _release(shape, f"start + {first}", f"start + {last}")
+
+
+def _indented(lines: Iterable[str]) -> Iterable[str]:
+    return (f"    {line}" for line in lines)
 
 
 def _unrolled(step: str, unroll: int, fits: str, remains: str, advance: str) -> Iterable[str]:
@@ -105,12 +124,12 @@ def _unrolled(step: str, unroll: int, fits: str, remains: str, advance: str) -> 
     yield f"    {advance} 1"
 
 
-def _release(shape: Shape) -> Iterable[str]:
+def _release(shape: Shape, start: str, stop: str) -> Iterable[str]:
     """The window's saved activations leave resident memory."""
     if shape.swaps:
-        yield from (f"    {line}" for line in shape.wait)
+        yield from shape.wait
         for layer in shape.layers:
-            yield f"    release_{layer}({shape.frame(layer)}, start, stop)"
+            yield f"release_{layer}({shape.frame(layer)}, {start}, {stop})"
 
 
 # ---------------------------------------------------------------- backward
@@ -131,17 +150,32 @@ def _static_backward(schedule: Schedule, shape: Shape) -> Iterable[str]:
 
 
 def _dynamic_backward(schedule: Schedule, shape: Shape) -> Iterable[str]:
-    window = schedule.window
-    yield f"start = (limit - 1) // {window} * {window}"
-    yield "while start >= 0:"
-    yield f"    stop = min(start + {window}, limit)"
+    yield "stop = limit"
+    if schedule.unroll > schedule.window:
+        yield f"while stop >= {schedule.unroll}:"
+        yield from _indented(_long_backward_body(schedule, shape))
+        yield f"    stop -= {schedule.unroll}"
+    yield "while stop > 0:"
+    yield f"    start = (stop - 1) // {schedule.window} * {schedule.window}"
+    unroll = schedule.unroll if schedule.unroll <= schedule.window else 1
     for layer in reversed(shape.layers):
-        yield from (f"    {line}" for line in shape.wait)
+        yield from _indented(shape.wait)
         step = f"back_step_{layer}({shape.frame(layer)}, t{{0}}, t{{0}} - start)"
         yield "    t = stop - 1"
-        yield from (
-            f"    {line}" for line in _unrolled(step, schedule.unroll, "t - {} >= start - 1", "t >= start", "t -=")
-        )
-        yield from (f"    {line}" for line in _products(shape, layer, "start", "stop - start"))
-    yield from _release(shape)
-    yield f"    start -= {window}"
+        yield from _indented(_unrolled(step, unroll, "t - {} >= start - 1", "t >= start", "t -="))
+        yield from _indented(_products(shape, layer, "start", "stop - start"))
+    yield from _indented(_release(shape, "start", "stop"))
+    yield "    stop = start"
+
+
+def _long_backward_body(schedule: Schedule, shape: Shape) -> Iterable[str]:
+    """`_long_body` in reverse."""
+    windows = list(Schedule("static", 1, None, schedule.window).windows(schedule.unroll))
+    for first, last in ((schedule.unroll - b, schedule.unroll - a) for a, b in windows):
+        for layer in reversed(shape.layers):
+            yield from shape.wait
+            for k in reversed(range(first, last)):
+                t = f"stop - {schedule.unroll - k}"
+                yield f"back_step_{layer}({shape.frame(layer)}, {t}, {k - first})"
+            yield from _products(shape, layer, f"stop - {schedule.unroll - first}", f"{last - first}")
+        yield from _release(shape, f"stop - {schedule.unroll - first}", f"stop - {schedule.unroll - last}")

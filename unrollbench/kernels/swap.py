@@ -13,12 +13,15 @@ from pathlib import Path
 
 from numba import types
 
+from unrollbench.errors import SwapError
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.simd import peek
 
 DISK_DIRECTORY = "/var/tmp"
 """Kept across reboots by the file hierarchy standard, so on a disk; TMPDIR overrides it."""
+IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+"""File systems whose files are resident memory by another name."""
 MADV_DONTNEED = 4
 """Linux: drops the mapping's pages from the process; a shared file mapping keeps their content in the file."""
 
@@ -26,11 +29,35 @@ _madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.uintp
 
 
 def backing(size_bytes: int) -> mmap.mmap:
-    """A zeroed mapping of an unlinked file of that size. Raises OSError where no file can be made."""
-    directory = os.environ.get("TMPDIR") or (DISK_DIRECTORY if Path(DISK_DIRECTORY).is_dir() else None)
-    with tempfile.TemporaryFile(prefix="unrollbench-swap-", dir=directory) as file:
-        os.posix_fallocate(file.fileno(), 0, size_bytes)  # a full disk is an error now, not a crash later
-        return mmap.mmap(file.fileno(), size_bytes)
+    """A zeroed mapping of an unlinked file of that size.
+
+    Raises SwapError where the folder is in memory, or no such file can be made.
+    """
+    folder = Path(os.environ.get("TMPDIR") or DISK_DIRECTORY)
+    kind = _file_system(folder)
+    if kind in IN_MEMORY:
+        raise SwapError(
+            f"swap_memory: {folder} lies in memory ({kind}), so nothing would be swapped; set TMPDIR to a disk"
+        )
+    try:
+        with tempfile.TemporaryFile(prefix="unrollbench-swap-", dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size_bytes)  # a full disk is an error now, not a crash later
+            return mmap.mmap(file.fileno(), size_bytes)
+    except OSError as error:
+        raise SwapError(
+            f"swap_memory: no file of {size_bytes} bytes in {folder}: {error.strerror}; set TMPDIR"
+        ) from error
+
+
+def _file_system(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
+    """The type of the file system that holds the folder; None where the system does not tell."""
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return None
+    points = {Path(words[1].replace("\\040", " ")): words[2] for line in lines if len(words := line.split()) > 2}
+    here = folder.resolve()
+    return next((points[at] for at in (here, *here.parents) if at in points), None)
 
 
 def release(layout: LayerLayout) -> Kernel:
