@@ -43,6 +43,11 @@ class Variant:
         return [[m.metrics.build_s] for m in self.ok if m.metrics.build_s is not None]
 
     @property
+    def own_bytes(self) -> stats.Processes:
+        """Bytes that the program says it holds, one per process."""
+        return [[value] for m in self.ok if (value := own_bytes(m.metrics)) is not None]
+
+    @property
     def run_memory_bytes(self) -> stats.Processes:
         """Resident bytes at the peak of the timed runs above the process's start, per process."""
         return [[value] for m in self.ok if (value := run_memory_bytes(m.metrics)) is not None]
@@ -103,6 +108,12 @@ def run_memory_bytes(metrics: Metrics) -> int | None:
     if metrics.run_peak_bytes is None or metrics.base_bytes is None:
         return None
     return metrics.run_peak_bytes - metrics.base_bytes
+
+
+def own_bytes(metrics: Metrics) -> int | None:
+    """What the program itself says it holds: weights, workspace and saved activations; None if it does not tell all."""
+    told = (metrics.weight_bytes, metrics.workspace_bytes, metrics.saved_bytes)
+    return None if None in told else sum(size for size in told if size is not None)
 
 
 def build_memory_bytes(metrics: Metrics) -> int | None:

@@ -37,6 +37,7 @@ class Answer:
     build: str
     run: str
     memory: str
+    own: str
     run_ratio: str
     build_ratio: str
     memory_ratio: str
@@ -180,6 +181,7 @@ def _answer(variant: Variant, group: Group) -> Answer:
         build=wording.seconds(stats.centre(variant.build_s)),
         run=wording.seconds(stats.centre(variant.run_s)),
         memory=wording.size(stats.centre(variant.run_memory_bytes)),
+        own=wording.size(stats.centre(variant.own_bytes)),
         run_ratio=wording.versus(against.run, "slower", "faster") if against else "",
         build_ratio=wording.versus(against.build, "slower", "faster") if against else "",
         memory_ratio=wording.versus(against.memory, "more", "less") if against else "",

@@ -26,7 +26,7 @@ _WIDTH = 100
 """Characters of a line of running text."""
 _SCATTER = 0.3
 """Interquartile range over median, above which a measurement counts as disturbed."""
-_HEAD = ("variant", "build", "run", "memory")
+_HEAD = ("variant", "build", "run", "memory", "its own")
 _RATIOS = ("run time", "build time", "memory")
 
 
@@ -111,6 +111,7 @@ def _row(variant: Variant, group: Group) -> tuple[str, ...]:
         wording.seconds(centre(variant.build_s)),
         wording.seconds(centre(variant.run_s)),
         wording.size(centre(variant.run_memory_bytes)),
+        wording.size(centre(variant.own_bytes)),
     )
     if group.baseline is None:
         return figures
@@ -150,7 +151,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [
-            cell.rjust(width) if 1 <= column <= 3 else cell.ljust(width)
+            cell.rjust(width) if 1 <= column <= 4 else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield ("  " + "  ".join(cells)).rstrip()
