@@ -42,7 +42,7 @@ def test_the_readmes_suite_is_one() -> None:
 def test_the_suite_languages_own_example_is_one() -> None:
     example = re.search(r"\n\n((?:    .*\n)+)", suite.__doc__ or "")
     assert example
-    assert suite.parse(example[1], name="example", origin="suite.py").groups[0].cases
+    assert suite.parse(example[1], name="example", origin="suite").groups[0].cases
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

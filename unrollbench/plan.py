@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from unrollbench import cost
-from unrollbench.axes import show
 from unrollbench.case import Case
 from unrollbench.errors import NothingLeft, SuiteError
-from unrollbench.filters import parse as parse_filters
 from unrollbench.labels import label as label  # a plan is listed by its labels
 from unrollbench.suite import Group, Suite
+from unrollbench.suite.axes import show
+from unrollbench.suite.filters import parse as parse_filters
 
 
 @dataclass(frozen=True)

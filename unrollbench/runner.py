@@ -14,13 +14,13 @@ from pathlib import Path
 from unrollbench import plan as planning
 from unrollbench.case import Case
 from unrollbench.errors import RunError
-from unrollbench.forkserver import ForkServer
 from unrollbench.measure.environment import FINGERPRINTED, environment
 from unrollbench.plan import Plan
 from unrollbench.records import Environment, Measurement, Run
-from unrollbench.request import Request
 from unrollbench.store import Store
 from unrollbench.suite import Suite
+from unrollbench.worker.forkserver import ForkServer
+from unrollbench.worker.request import Request
 
 PRELOADS: Mapping[str, tuple[str, ...]] = {
     "numba_cpu": ("unrollbench.kernels.warm:compile_one", "unrollbench.backends.numba_cpu"),

@@ -15,11 +15,11 @@ from typing import IO, Any
 
 from unrollbench.errors import RunError
 from unrollbench.records import Measurement, measurement_from_json
-from unrollbench.request import DISMISSED, Request
+from unrollbench.worker.request import DISMISSED, Request
 
 BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
-    "from unrollbench.supervisor import main; main(sys.argv[1], sys.argv[2:])"
+    "from unrollbench.worker.supervisor import main; main(sys.argv[1], sys.argv[2:])"
 )
 """Finds the same modules as this process, however it found them."""
 ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")

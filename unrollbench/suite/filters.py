@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from unrollbench.axes import AXES, OPTIONS, did_you_mean, parse_values
 from unrollbench.case import Case
 from unrollbench.errors import SuiteError
+from unrollbench.suite.axes import AXES, OPTIONS, did_you_mean, parse_values
 
 NAMES = (*(axis for axis in AXES if axis != "cell_options"), *(f"cell_options.{option}" for option in OPTIONS))
 ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {

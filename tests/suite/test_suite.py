@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from unrollbench import suite
-from unrollbench.axes import AXES
 from unrollbench.case import Case, CellOptions
 from unrollbench.errors import SuiteError
 from unrollbench.suite import Suite
+from unrollbench.suite.axes import AXES
 
 HEAD = 'title = "t"\nquestion = "q"\n'
 

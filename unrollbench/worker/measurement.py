@@ -23,8 +23,8 @@ from unrollbench.measure.environment import steal_ticks
 from unrollbench.measure.memory import PeakMemory
 from unrollbench.measure.sampling import Effort, Sampling, sample
 from unrollbench.records import Measurement, Metrics
-from unrollbench.request import Request
 from unrollbench.tensors import Outputs, Tensors, draw
+from unrollbench.worker.request import Request
 
 Check = Callable[[Outputs], tuple[float, float]]
 """Holds results against the reference, in memory of its own: (error, tolerance), or raises WrongResult."""

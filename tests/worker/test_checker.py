@@ -7,14 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 PROLOGUE = """
 import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 from tests.fake_backend import SMALL, cast, shifted
-from unrollbench import checker, reference
+from unrollbench import reference
+from unrollbench.worker import checker
 from unrollbench.errors import WrongResult
 from unrollbench.tensors import draw
 case = replace(SMALL, mode="train")

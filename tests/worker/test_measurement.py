@@ -11,16 +11,17 @@ import pytest
 from tests import fake_backend
 from tests.fake_backend import SMALL, FakeProgram, Right
 from tests.measure.fake_clock import FakeClock
-from unrollbench import backends, reference, worker
+from unrollbench import backends, reference
 from unrollbench.backends import Backend
 from unrollbench.case import Case
 from unrollbench.errors import WrongResult
 from unrollbench.measure.clock import Clock
 from unrollbench.measure.memory import PeakMemory
 from unrollbench.records import Measurement
-from unrollbench.request import Request
 from unrollbench.tensors import Outputs, Tensors, draw
-from unrollbench.worker import measure
+from unrollbench.worker import measurement as measuring
+from unrollbench.worker.measurement import measure
+from unrollbench.worker.request import Request
 
 
 class Journal:
@@ -78,15 +79,15 @@ def journal(monkeypatch: pytest.MonkeyPatch) -> Journal:
             return len(journal.events)
 
     monkeypatch.setattr(backends, "load", returning(Backend()))
-    monkeypatch.setattr(worker, "PeakMemory", Memory)
+    monkeypatch.setattr(measuring, "PeakMemory", Memory)
     stay_the_same(monkeypatch)
     return journal
 
 
 def stay_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is not pinned, and its environment is put back afterwards."""
-    monkeypatch.setattr(worker, "pin", lambda cpus: None)
-    for name in worker.THREAD_VARIABLES:
+    monkeypatch.setattr(measuring, "pin", lambda cpus: None)
+    for name in measuring.THREAD_VARIABLES:
         monkeypatch.setenv(name, os.environ.get(name, "1"))
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from tests.fake_backend import SMALL
 from unrollbench.errors import RunError
-from unrollbench.forkserver import ForkServer
 from unrollbench.measure.affinity import usable_cpus
 from unrollbench.records import Measurement
-from unrollbench.request import Request
+from unrollbench.worker.forkserver import ForkServer
+from unrollbench.worker.request import Request
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from unrollbench.checker import Checker
 from unrollbench.measure.memory import ROOT, available_bytes, kilobytes
 from unrollbench.measure.pages import Range, take
 from unrollbench.records import Measurement, measurement_to_json
-from unrollbench.request import Request
-from unrollbench.worker import measure
+from unrollbench.worker.checker import Checker
+from unrollbench.worker.measurement import measure
+from unrollbench.worker.request import Request
 
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that this process gets when its parent ends."""

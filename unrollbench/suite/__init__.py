@@ -29,11 +29,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unrollbench import document
-from unrollbench.axes import Exclude, Product, Values, did_you_mean, expand, parse_values, read, read_exclude, to_case
 from unrollbench.case import Case
-from unrollbench.document import Table
 from unrollbench.errors import CaseError, SuiteError
+from unrollbench.suite import document
+from unrollbench.suite.axes import (
+    Exclude,
+    Product,
+    Values,
+    did_you_mean,
+    expand,
+    parse_values,
+    read,
+    read_exclude,
+    to_case,
+)
+from unrollbench.suite.document import Table
 
 MAX_CASES = 10_000
 """At 1.5 s, the least that a case takes, these are four hours; a product beyond it is refused before it is expanded."""
@@ -85,8 +95,8 @@ class _Draft:
 
 def folder() -> Path:
     """Where the installed suites are: in the package, or beside it in a checkout."""
-    inside = Path(__file__).with_name("suites")
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "suites"
+    inside = Path(__file__).parents[1] / "suites"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "suites"
 
 
 def names() -> tuple[str, ...]:

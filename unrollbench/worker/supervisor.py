@@ -30,8 +30,8 @@ from typing import IO, Any, TextIO
 from unrollbench.measure.memory import oom_kills
 from unrollbench.measure.pages import present
 from unrollbench.records import Measurement, Status, measurement_from_json, measurement_to_json
-from unrollbench.request import DISMISSED, Request
-from unrollbench.worker_process import Legacy, become_worker
+from unrollbench.worker.process import Legacy, become_worker
+from unrollbench.worker.request import DISMISSED, Request
 
 CHECK_FLOPS_PER_S = 5e8
 """The checks may take timeout_s plus the case's flops at this rate: a tenth of what NumPy's float64 products reach."""
@@ -200,7 +200,7 @@ def _listen(request: Request, pipe: int, runner: int) -> tuple[Heard, str | None
 
 
 def _after(heard: Heard, message: dict[str, Any]) -> Heard:
-    """What is known after one more of the worker's messages (see `worker_process.become_worker`)."""
+    """What is known after one more of the worker's messages (see `process.become_worker`)."""
     if "error" in message:
         return replace(heard, error=message["error"], out_of_memory=message["out_of_memory"])
     told = message["measurement"]

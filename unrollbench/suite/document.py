@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unrollbench.axes import AXES, LARGEST, did_you_mean, show, show_key
 from unrollbench.errors import SuiteError
+from unrollbench.suite.axes import AXES, LARGEST, did_you_mean, show, show_key
 
 MAX_FILE_BYTES = 65_536
 """A suite is written by hand; a file beyond this is something else."""
