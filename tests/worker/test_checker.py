@@ -85,10 +85,13 @@ try:
 except ChildProcessError as error:
     print(error)
 checker.reference.check = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
-try:
-    checker.Checker(case).check(right)
-except MemoryError as error:
-    print(error)
+for kills in ([5, 5], [5, 6], [None, None]):
+    checker.oom_kills = lambda kills=kills: kills.pop(0)
+    try:
+        checker.Checker(case).check(right)
+    except (ChildProcessError, MemoryError) as error:
+        print(f"{type(error).__name__}: {error}")
+checker.oom_kills = lambda: 5
 def full(*arguments): raise MemoryError
 checker.reference.check = full
 try:
@@ -96,7 +99,9 @@ try:
 except MemoryError as error:
     print(error)
 """
-    died, killed, full = answers(script, tmp_path)
-    assert died == "the check against the reference ended with status 3 and no verdict"
-    assert "was killed" in killed
+    died, by_someone, by_system, by_whom, full = answers(script, tmp_path)
+    assert died == "the check against the reference ended with status 3 and gave no verdict"
+    assert by_someone == "ChildProcessError: the check against the reference was ended by SIGKILL and gave no verdict"
+    assert by_system.startswith("MemoryError: the float64 reference was killed")
+    assert by_whom == by_system
     assert full == "the float64 reference does not fit into memory"

@@ -152,6 +152,15 @@ def test_a_reference_that_does_not_fit_is_out_of_memory(journal: Journal) -> Non
     assert "reference" in (measurement.reason or "")
 
 
+def test_a_check_that_died_is_crashed_so_that_resuming_tries_again(journal: Journal) -> None:
+    def ended(outputs: Outputs) -> tuple[float, float]:
+        raise ChildProcessError("the check against the reference was ended by SIGKILL and gave no verdict")
+
+    measurement = measure(Request(SMALL), ended, journal.listen, journal.clock)
+    assert (measurement.status, measurement.samples) == ("crashed", ())
+    assert "SIGKILL" in (measurement.reason or "")
+
+
 def test_the_real_clock_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     stay_the_same(monkeypatch)
     monkeypatch.setattr(backends, "load", returning(fake_backend.Right()))

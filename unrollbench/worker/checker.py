@@ -26,6 +26,7 @@ from typing import Literal, NoReturn
 from unrollbench import reference
 from unrollbench.case import Case
 from unrollbench.errors import WrongResult
+from unrollbench.measure.memory import oom_kills
 from unrollbench.tensors import Outputs, draw
 
 KEPT_BYTES = 1 << 30
@@ -52,6 +53,7 @@ class Checker:
     def __init__(self, case: Case, folder: Path | None = None) -> None:
         """Forks the process; it computes nothing before the first `check`."""
         self._connection, theirs = Pipe()
+        self._oom_kills = oom_kills()
         self._pid = os.fork()
         if self._pid == 0:
             self._connection.close()
@@ -87,9 +89,12 @@ class Checker:
     def _death(self) -> Exception:
         status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         self._pid = 0
-        if status == -signal.SIGKILL:
+        kills = oom_kills()
+        by_system = kills is None or self._oom_kills is None or kills > self._oom_kills
+        if status == -signal.SIGKILL and by_system:
             return MemoryError("the float64 reference was killed, which is what the system does when memory runs out")
-        return ChildProcessError(f"the check against the reference ended with status {status} and no verdict")
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return ChildProcessError(f"the check against the reference {how} and gave no verdict")
 
 
 def _serve(connection: Connection, case: Case, folder: Path | None) -> NoReturn:

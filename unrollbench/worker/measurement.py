@@ -43,8 +43,8 @@ def measure(
 ) -> Measurement:
     """What the case cost in this process, which must be fresh: it is pinned and its memory is measured.
 
-    A case that cannot run here is skipped, a wrong one failed, one too large out_of_memory, each with its reason. Any
-    other exception is the backend's own and goes to the caller.
+    A case that cannot run here is skipped, a wrong one failed, one too large out_of_memory, one whose check died
+    crashed, each with its reason. Any other exception is the backend's own and goes to the caller.
     """
     empty = Measurement(request.case, "ok", repeat=request.repeat)
     try:
@@ -55,6 +55,8 @@ def measure(
         return replace(empty, status="failed", reason=f"wrong result: {error}")
     except MemoryError as error:
         return replace(empty, status="out_of_memory", reason=str(error) or "an allocation failed")
+    except ChildProcessError as error:
+        return replace(empty, status="crashed", reason=str(error))
 
 
 def _measured(request: Request, check: Check, listen: Listener, clock: Clock) -> Measurement:
