@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,6 +193,30 @@ def test_a_full_disk_says_so_and_keeps_what_was_stored(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="the disk is full"):
             store.add("r1", replace(WHOLE, log="x" * 100_000))
         assert store.planned("r1") == CASES
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "text", "read"),
+    [
+        ("runs", "facts", '{"a": 1', lambda store: store.runs()),
+        ("measurements", "data", '{"a": 1}', lambda store: store.run()),
+        ("measurements", "data", "3", lambda store: store.run()),
+        ("planned", "data", '{"a": 1', lambda store: store.planned(RUN.id)),
+        ("planned", "data", '{"a": 1}', lambda store: store.pending(RUN.id)),
+    ],
+)
+def test_a_damaged_row_is_told_with_the_remedy(
+    table: str, column: str, text: str, read: Callable[[Store], object], tmp_path: Path
+) -> None:
+    path = tmp_path / "runs.db"
+    with Store(path) as store:
+        store.begin(RUN, CASES)
+        store.add(RUN.id, WHOLE)
+        with sqlite3.connect(path) as database:
+            database.execute(f"UPDATE {table} SET {column} = ?", (text,))
+        database.close()
+        with pytest.raises(StoreError, match=r"runs\.db: a row of it is damaged .*; restore a copy"):
+            read(store)
 
 
 def test_no_sample_is_lost(tmp_path: Path) -> None:

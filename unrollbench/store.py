@@ -139,7 +139,8 @@ class Store:
             " WHERE m.run_id = ? ORDER BY p.position IS NULL, p.position, m.rowid",
             run.id,
         )
-        measurements = tuple(measurement_from_json(json.loads(data)) for (data,) in rows)
+        with self._decoding():
+            measurements = tuple(measurement_from_json(json.loads(data)) for (data,) in rows)
         return Run(**{**vars(run), "measurements": measurements})
 
     def runs(self) -> list[Run]:
@@ -148,23 +149,25 @@ class Store:
             "SELECT id, suite, started_at, fingerprint, facts, finished_at, suite_source,"
             " (SELECT count(*) FROM planned WHERE run_id = runs.id) FROM runs ORDER BY started_at, rowid"
         )
-        return [
-            Run(
-                id=row[0],
-                suite=row[1],
-                started_at=row[2],
-                environment=Environment(row[3], json.loads(row[4])),
-                finished_at=row[5],
-                suite_source=row[6],
-                planned=row[7],
-            )
-            for row in rows
-        ]
+        with self._decoding():
+            return [
+                Run(
+                    id=row[0],
+                    suite=row[1],
+                    started_at=row[2],
+                    environment=Environment(row[3], json.loads(row[4])),
+                    finished_at=row[5],
+                    suite_source=row[6],
+                    planned=row[7],
+                )
+                for row in rows
+            ]
 
     def planned(self, run_id: str) -> tuple[Case, ...]:
         """The cases of the run, each once, in the order of the plan."""
         rows = self._rows("SELECT data FROM planned WHERE run_id = ? AND repeat = 0 ORDER BY position", run_id)
-        return tuple(from_json(json.loads(data)) for (data,) in rows)
+        with self._decoding():
+            return tuple(from_json(json.loads(data)) for (data,) in rows)
 
     def pending(self, run_id: str) -> tuple[tuple[Case, int], ...]:
         """The (case, repeat) pairs that have no result yet, in the order of the plan.
@@ -177,7 +180,8 @@ class Store:
             " ORDER BY position",
             run_id,
         )
-        return tuple((from_json(json.loads(data)), repeat) for data, repeat in rows)
+        with self._decoding():
+            return tuple((from_json(json.loads(data)), repeat) for data, repeat in rows)
 
     def _open(self) -> None:
         """The database is one of ours, of this version; an empty file becomes one."""
@@ -214,6 +218,17 @@ class Store:
                     self._database.execute("ROLLBACK")
                 raise
             self._database.execute("COMMIT")
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """A row that is not what was written into it is a StoreError, with the file and what to do."""
+        try:
+            yield
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"{self.path}: a row of it is damaged ({type(error).__name__}: {error});"
+                " restore a copy, or name another file"
+            ) from error
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
