@@ -191,7 +191,8 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
     fake_runs(monkeypatch, in_half_the_time)
     assert cli.main(["report"]) == 4  # cases are missing
     assert "missing" in capsys.readouterr().out
-    assert cli.main(["run", "smoke", "--resume", "-q"]) == 0
+    assert cli.main(["run", "smoke", "--resume"]) == 0
+    assert "16 cases in 16 processes" in capsys.readouterr().out
     with Store("reports/unrollbench.db", create=False) as store:
         assert len(store.runs()) == 1
         assert store.pending(store.run().id) == ()
@@ -321,6 +322,35 @@ def test_nobody_reading_is_no_error(tmp_path: Path) -> None:
         ["bash", "-c", f"({command}) | true"], capture_output=True, text=True, env=environment, cwd=tmp_path
     )
     assert shell.stderr.split() == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        (">&-", 0, ""),
+        ("<&- >/dev/null", 0, ""),
+        ("2>&- >/dev/null", 0, ""),
+        (">/dev/full", 2, "unrollbench: standard output: cannot be written to: No space left on device\n"),
+    ],
+)
+def test_a_stream_that_takes_nothing_is_no_fault_of_ours(
+    redirection: str, code: int, said: str, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = f"{sys.executable} -m unrollbench plan smoke {redirection}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_a_stderr_that_is_full_leaves_the_exit_code_as_it_is(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = f"{sys.executable} -m unrollbench plan nosuch 2>/dev/full"
+    assert subprocess.run(["bash", "-c", command], env=environment, cwd=tmp_path).returncode == 2
+
+
+def test_more_repeats_than_anybody_waits_for_are_two(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "smoke", "--repeats", "99999999999"]) == 2
+    assert "repeats = 99999999999 of 18 cases of smoke: expected at most 5555" in capsys.readouterr().err
 
 
 def test_help_imports_nothing_of_weight() -> None:

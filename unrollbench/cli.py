@@ -38,6 +38,7 @@ def entry() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the command line asks and returns its exit code; every error is told on standard error."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is no reason to fail
@@ -62,14 +63,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WRONG
 
 
+def _open_closed_streams() -> None:
+    """Standard streams that the caller closed (`>&-`) lead nowhere, and no file opened later gets their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 it stays open
+
+
 def say(text: str, stream: TextIO | None = None) -> None:
-    """The text is on standard output, without control characters; nobody reading it (`| head`) is not an error."""
+    """The text is on standard output, without control characters; nobody reading it (`| head`) is not an error.
+
+    Raises UnrollbenchError if standard output takes nothing, as on a full disk; of standard error nobody could be told.
+    """
     stream = stream or sys.stdout
     try:
         stream.write(CONTROL.sub(lambda found: ascii(found[0])[1:-1], text) + "\n")
         stream.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or what is buffered would fail again at the end
+        if not isinstance(error, BrokenPipeError) and stream is not sys.stderr:
+            raise UnrollbenchError(f"standard output: cannot be written to: {error.strerror}") from error
 
 
 def complain(text: str) -> None:
@@ -238,7 +251,7 @@ def _planned(arguments: argparse.Namespace) -> Plan:
 
 
 def _resumed(arguments: argparse.Namespace, store: Store) -> tuple[str, Plan]:
-    """The run to go on with and its plan, as stored."""
+    """The run to go on with, and the plan of what it has left."""
     from unrollbench import suite
     from unrollbench.plan import Plan
 
@@ -253,7 +266,9 @@ def _resumed(arguments: argparse.Namespace, store: Store) -> tuple[str, Plan]:
         raise RunError(f"{arguments.db}: no run{wanted}{whose} that has anything left to do")
     found = unfinished[-1]
     source = suite.parse(found.suite_source, name=found.suite, origin=f"run {found.id}")
-    return found.id, Plan(source, store.planned(found.id))
+    left = store.pending(found.id)
+    rounds = len({repeat for _, repeat in left})
+    return found.id, Plan(replace(source, repeats=rounds), tuple(dict.fromkeys(case for case, _ in left)))
 
 
 def _agreed(arguments: argparse.Namespace, planned: Plan) -> bool:

@@ -14,6 +14,9 @@ from unrollbench.suite import Group, Suite
 from unrollbench.suite.axes import show
 from unrollbench.suite.filters import parse as parse_filters
 
+MAX_PROCESSES = 100_000
+"""Cases times repeats: each takes about a second, and a day is long enough for a suite."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -42,7 +45,7 @@ class Estimate:
 def make(suite: Suite, *, filters: Sequence[str] = ()) -> Plan:
     """The suite's cases that match every filter.
 
-    Raises SuiteError if a filter cannot be read, NothingLeft if no case fits.
+    Raises SuiteError if a filter cannot be read or the repeats are too many, NothingLeft if no case fits.
     """
     wanted = parse_filters(filters)
     cases = tuple(dict.fromkeys(case for group in suite.groups for case in group.cases))
@@ -51,6 +54,10 @@ def make(suite: Suite, *, filters: Sequence[str] = ()) -> Plan:
         options = " ".join(f'--filter "{text}"' for text in filters)
         first = label(cases[0])
         raise NothingLeft([f"{options}: fits none of the {len(cases)} cases of {suite.name}; the first is: {first}"])
+    if len(kept) * suite.repeats > MAX_PROCESSES:
+        got = f"repeats = {suite.repeats} of {len(kept)} cases of {suite.name}"
+        most = MAX_PROCESSES // len(kept)
+        raise SuiteError([f"{got}: expected at most {most}: fewer repeats, or fewer cases"])
     return Plan(suite, kept)
 
 
