@@ -33,7 +33,14 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def fake_runs(monkeypatch: pytest.MonkeyPatch, outcome: Outcome, stop_after: int | None = None) -> None:
     """`runner.execute` stores what `outcome` says of each case, and is interrupted after `stop_after` of them."""
 
-    def execute(plan: Plan, store: Store, *, resume: str | None = None, on_progress: Callable[[Progress], None]) -> Run:
+    def execute(
+        plan: Plan,
+        store: Store,
+        *,
+        resume: str | None = None,
+        on_progress: Callable[[Progress], None],
+        on_wait: Callable[[], None],
+    ) -> Run:
         run_id = resume or f"20261121T0100{len(store.runs()):02}-abcd"
         if resume is None:
             begun = Run(run_id, plan.suite.name, run_id, Environment("f00d"), suite_source=plan.suite.source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -173,3 +174,17 @@ def wait_until_gone(pid: int) -> None:
         if state == "Z":
             return
         time.sleep(0.01)
+
+
+def test_two_runs_do_not_measure_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "LOCK", tmp_path / "lock")
+    told: list[str] = []
+    with runner.LOCK.open("w") as other, Store(tmp_path / "runs.sqlite") as store:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def end_the_other() -> None:
+            told.append("waits")
+            fcntl.flock(other, fcntl.LOCK_UN)
+
+        assert execute(planned(*variants("fake", 1)), store, on_wait=end_the_other).finished_at
+    assert told == ["waits"]

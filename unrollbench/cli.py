@@ -314,7 +314,13 @@ def _measured(arguments: argparse.Namespace, planned: Plan, store: Store, resume
 
     before = {found.id for found in store.runs()}
     try:
-        return runner.execute(planned, store, resume=resumed, on_progress=_listener(arguments.quiet))
+        return runner.execute(
+            planned,
+            store,
+            resume=resumed,
+            on_progress=_listener(arguments.quiet),
+            on_wait=lambda: complain("waiting for another run on this machine to end: two at once would falsify both"),
+        )
     except BaseException as error:
         if sys.stderr.isatty():
             sys.stderr.write("\n")  # leaves the line of the bar

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import secrets
 import tempfile
 import time
@@ -30,6 +32,8 @@ PRELOADS: Mapping[str, tuple[str, ...]] = {
 """Backend -> what its fork server loads once. Not those that start threads when loaded (ONNX Runtime) or forbid forks
 afterwards (JAX): their workers load them, which is told as import_s."""
 ALWAYS = ("unrollbench.reference",)
+LOCK = Path(f"/tmp/unrollbench-{os.getuid()}.lock")
+"""Held by the run that is measuring; not in TMPDIR, since runs with different ones share the machine all the same."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,11 @@ def execute(
     *,
     resume: str | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> Run:
     """The run of the plan, every measurement in the store; with `resume`, the rest of that run, whatever the plan says.
 
+    Where another run of this user is measuring on this machine, on_wait is told and this one waits for its end.
     A case that cannot be measured is stored with its status and reason, and the run goes on. On KeyboardInterrupt the
     worker is ended; what finished before is stored and the run can be resumed.
 
@@ -60,8 +66,26 @@ def execute(
         RunError: the run was made by another machine or software, or no worker can be started.
         StoreError: the store cannot be used.
     """
-    here = environment()
-    run_id = _begun(plan, store, here) if resume is None else _resumable(store, resume, here)
+    with _alone(on_wait):
+        here = environment()
+        run_id = _begun(plan, store, here) if resume is None else _resumable(store, resume, here)
+        return _executed(plan, store, run_id, on_progress)
+
+
+@contextmanager
+def _alone(on_wait: Callable[[], None]) -> Iterator[None]:
+    """No other run of this user measures meanwhile: two at once would falsify both. A killed run's lock is free."""
+    with LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _executed(plan: Plan, store: Store, run_id: str, on_progress: Callable[[Progress], None]) -> Run:
+    """The run with all that was pending measured."""
     pending = store.pending(run_id)
     clock = _TimeLeft(plan.suite, pending)
     on_progress(clock.progress(None))
