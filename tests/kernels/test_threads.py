@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from unrollbench.kernels import simd, threads
+from unrollbench.kernels import threads, words
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.threads import Team
 
-SIMD: Any = simd
+WORDS: Any = words
 THREADS: Any = threads
 COUNTER, CELLS, OWN, OTHERS, ROUNDS, SIZE = range(6)
 """Fields of a frame in these tests: the barrier's counter, a shared array, this thread's place in it, and so on."""
@@ -36,7 +36,7 @@ def team_of(size: int) -> Iterator[Team]:
 @cache
 def count() -> int:
     """The address of a function that adds 1 to field 0 of its frame."""
-    peek, poke = SIMD.peek, SIMD.poke
+    peek, poke = WORDS.peek, WORDS.poke
 
     def run(frame):  # type: ignore[no-untyped-def]
         poke(frame, peek(frame, 0) + 1)
@@ -58,7 +58,7 @@ def test_every_thread_of_a_team_runs_the_function_once_per_run(size: int) -> Non
 @cache
 def take_turns(size: int) -> Kernel:
     """Each round every thread writes the round into its cell, waits, adds up what it sees of the others, and waits."""
-    barrier, peek, poke = THREADS.barrier, SIMD.peek, SIMD.poke
+    barrier, peek, poke = THREADS.barrier, WORDS.peek, WORDS.poke
 
     def run(frame):  # type: ignore[no-untyped-def]
         counter, cells, own = peek(frame, 8 * COUNTER), peek(frame, 8 * CELLS), peek(frame, 8 * OWN)

@@ -17,8 +17,9 @@ from numba.extending import intrinsic
 from unrollbench.case import DTYPES
 from unrollbench.kernels import host, pack
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.simd import peek, vector
+from unrollbench.kernels.simd import vector
 from unrollbench.kernels.threads import Team
+from unrollbench.kernels.words import peek
 from unrollbench.records import Ceiling
 
 CHAINS = 12

@@ -12,7 +12,7 @@ from typing import Any
 
 from numba import njit
 
-from unrollbench.kernels import forward, gradient, products, simd, source, threads
+from unrollbench.kernels import forward, gradient, products, simd, source, threads, words
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.products import OPTIONS
@@ -66,9 +66,9 @@ def _namespace(layout: LayerLayout) -> dict[str, Any]:
 
     @njit(**OPTIONS)
     def barrier(f, members):
-        threads.barrier(simd.peek(f, counter), members)
+        threads.barrier(words.peek(f, counter), members)
 
-    return {"load": load, "store": store, "zero": zero, "peek": simd.peek, "barrier": barrier}
+    return {"load": load, "store": store, "zero": zero, "peek": words.peek, "barrier": barrier}
 
 
 def _sizes(big: int) -> list[int]:

@@ -9,7 +9,7 @@ from numba import njit
 
 from unrollbench import cells
 from unrollbench.cells import LayerSpec
-from unrollbench.kernels import cpu, simd, source, specialize, swap, threads
+from unrollbench.kernels import cpu, source, specialize, swap, threads, words
 from unrollbench.kernels.build import Kernel, Phases
 from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.products import OPTIONS
@@ -82,7 +82,7 @@ def compile_network(spec: NetworkSpec, schedule: Schedule, phases: Phases) -> Ne
     with phases.compiling():
         kernels = _kernels(spec, planned)
         namespace = {name: kernel.call for name, kernel in kernels.items()}
-        namespace |= {"peek": simd.peek, "barrier": _barrier(planned[0], spec.threads)}
+        namespace |= {"peek": words.peek, "barrier": _barrier(planned[0], spec.threads)}
         entries = {
             name: Kernel(name, source.define(text, name, namespace), 1, kernels.values())
             for name, text in texts.items()
@@ -99,7 +99,7 @@ def _barrier(layout: LayerLayout, members: int) -> Any:
 
     @njit(**OPTIONS)
     def barrier(f):
-        threads.barrier(simd.peek(f, counter), members)
+        threads.barrier(words.peek(f, counter), members)
 
     return barrier
 

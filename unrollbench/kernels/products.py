@@ -14,7 +14,7 @@ from unrollbench.case import DTYPES
 from unrollbench.kernels import host, simd
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import LayerLayout, StageLayout
-from unrollbench.kernels.simd import copy_bytes, peek, poke
+from unrollbench.kernels.words import copy_bytes, peek, poke
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cpython_wrapper": True}
 """For functions that kernels inline: no division raises; no fast-math, so NaN and infinities keep their meaning."""

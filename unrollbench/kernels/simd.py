@@ -20,6 +20,7 @@ from numba.extending import intrinsic, lower_builtin, lower_cast
 
 from unrollbench.cells import functions
 from unrollbench.kernels import host
+from unrollbench.kernels.words import pointer
 
 I64 = ir.IntType(64)
 
@@ -99,10 +100,6 @@ def _neg(context, builder, sig, args):
 # ---------------------------------------------------------------- memory, by address
 
 
-def _pointer(builder, address):
-    return builder.inttoptr(address, ir.PointerType())
-
-
 @cache
 def memory(dtype: str):
     """(load, store, zero) for `dtype`: load(address) -> vector, store(address, vector), zero() -> vector.
@@ -115,14 +112,14 @@ def memory(dtype: str):
     @intrinsic
     def load(typing_context, address):
         def codegen(context, builder, sig, args):
-            return builder.load(_pointer(builder, args[0]), align=align, typ=_llvm(ty))
+            return builder.load(pointer(builder, args[0]), align=align, typ=_llvm(ty))
 
         return ty(types.intp), codegen
 
     @intrinsic
     def store(typing_context, address, value):
         def codegen(context, builder, sig, args):
-            builder.store(args[1], _pointer(builder, args[0]), align=align)
+            builder.store(args[1], pointer(builder, args[0]), align=align)
             return context.get_dummy_value()
 
         return types.void(types.intp, ty), codegen
@@ -135,16 +132,6 @@ def memory(dtype: str):
         return ty(), codegen
 
     return load, store, zero
-
-
-@intrinsic
-def peek(typing_context, address, offset):
-    """The int64 `offset` bytes past `address`."""
-
-    def codegen(context, builder, sig, args):
-        return builder.load(_pointer(builder, builder.add(*args)), align=8, typ=I64)
-
-    return types.int64(types.intp, types.intp), codegen
 
 
 # ---------------------------------------------------------------- the register tile of a matrix product
@@ -167,7 +154,7 @@ def _emit_tile(builder, ty, rows, offsets, operands):
     def cell_at(address, stride, r, c):
         return at(address, builder.add(times(stride, r), ir.Constant(I64, offsets[c])))
 
-    start, out, first_a, first_w = (_pointer(builder, address) for address in (start, out, a, w))
+    start, out, first_a, first_w = (pointer(builder, address) for address in (start, out, a, w))
     initial = [builder.load(cell_at(start, start_row, r, c), align=size, typ=llvm_type) for r, c in cells]
     entry, body, done = (
         builder.basic_block,
@@ -379,73 +366,3 @@ for _function, _emit in (
     (functions.clip_gradient, _clip_gradient),
 ):
     _vectorise(_function, _emit)
-
-
-# ---------------------------------------------------------------- copying and waiting
-
-
-@intrinsic
-def copy_bytes(typing_context, destination, origin, count):
-    """Copies `count` bytes; the two must not overlap."""
-
-    def codegen(context, builder, sig, args):
-        cgutils.raw_memcpy(builder, _pointer(builder, args[0]), _pointer(builder, args[1]), args[2], 1)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp, types.intp), codegen
-
-
-@intrinsic
-def poke(typing_context, address, value):
-    """Writes the int64 `value` to `address`, visible to other threads after everything written before it."""
-
-    def codegen(context, builder, sig, args):
-        builder.store_atomic(args[1], builder.inttoptr(args[0], I64.as_pointer()), ordering="release", align=8)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.int64), codegen
-
-
-@intrinsic
-def watch(typing_context, address):
-    """The int64 at `address` as another thread last wrote it; what that thread wrote before is visible afterwards."""
-
-    def codegen(context, builder, sig, args):
-        return builder.load_atomic(builder.inttoptr(args[0], I64.as_pointer()), ordering="acquire", align=8)
-
-    return types.int64(types.intp), codegen
-
-
-@intrinsic
-def add_atomic(typing_context, address, value):
-    """Adds to the int64 at `address` and returns what it was before; orders memory both ways."""
-
-    def codegen(context, builder, sig, args):
-        return builder.atomic_rmw("add", builder.inttoptr(args[0], I64.as_pointer()), args[1], ordering="acq_rel")
-
-    return types.int64(types.intp, types.int64), codegen
-
-
-@intrinsic
-def pause(typing_context):
-    """Tells the core that this is a spin loop, where the instruction set has a way to."""
-
-    def codegen(context, builder, sig, args):
-        if host.is_x86():
-            function = ir.FunctionType(ir.VoidType(), [])
-            builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse2.pause"), [])
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@intrinsic
-def call(typing_context, function, argument):
-    """Calls the C function at address `function` with one int64 argument."""
-
-    def codegen(context, builder, sig, args):
-        target = ir.FunctionType(ir.VoidType(), [I64]).as_pointer()
-        builder.call(builder.inttoptr(args[0], target), [args[1]])
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp), codegen

@@ -16,7 +16,7 @@ from numba import types
 from unrollbench.errors import SwapError
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import LayerLayout
-from unrollbench.kernels.simd import peek
+from unrollbench.kernels.words import peek
 
 DISK_DIRECTORY = "/var/tmp"
 """Kept across reboots by the file hierarchy standard, so on a disk; TMPDIR overrides it."""

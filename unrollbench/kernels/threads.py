@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, types
 
-from unrollbench.kernels.simd import add_atomic, call, pause, poke, watch
+from unrollbench.kernels.words import add_atomic, call, pause, poke, watch
 
 SPINS_BEFORE_YIELD = 4_000
 """About 100 microseconds of `pause`: longer than a step's imbalance, shorter than a scheduler's time slice."""
