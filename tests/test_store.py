@@ -145,7 +145,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as database:
         database.execute("UPDATE schema SET version = 99")
     database.close()
-    with pytest.raises(StoreError, match="schema version 99, this unrollbench reads and writes 1"):
+    with pytest.raises(StoreError, match="schema version 99, this unrollbench reads 1, 2 and writes 2"):
         Store(path)
 
 

@@ -18,8 +18,13 @@ MODES = ("forward", "train")
 EXECUTIONS = ("static", "dynamic", "stepwise", "library")
 DTYPES: dict[str, int] = {"float32": 4, "float64": 8}
 """dtype name -> bytes of one element."""
+MATMUL_PRECISIONS = ("float32", "tf32")
+L2_CACHES = ("hot", "cold")
 VARIANT_AXES = ("backend", "execution", "unroll", "parallel_iterations", "swap_memory")
+VARIANT_AXES += ("matmul_precision", "allow_growth")
 """Axes that say how a network is run; all the others say which network it is, on what and with which data."""
+DEVICE_AXES = ("matmul_precision", "device_memory_limit", "allow_growth", "l2_cache")
+"""Axes of an accelerator: None on the CPU, and left out of JSON where None, as they were before they existed."""
 LARGEST_NUMBER = 1e30
 """Cell options stay within +-1e30, so that float32 holds them; nan and infinity are outside."""
 
@@ -46,6 +51,11 @@ class Case:
     `unroll`, `parallel_iterations` and `swap_memory` are None where they mean nothing (see `canonical`). `num_units` is
     one int for all layers or a tuple with one int per layer. `lengths` is "full" (every row T steps), "uniform" (drawn
     from 1..T with `seed`) or a tuple with each batch row's own length, 0..T.
+
+    Of an accelerator (device "cuda"): `matmul_precision` "tf32" lets float32 products round their operands to TF32's
+    ten bits of mantissa; `device_memory_limit` bounds what a program may allocate, an int in bytes or a float as
+    a fraction of the device's memory; `allow_growth` False takes all of that, or all that is free, at build, as
+    TensorFlow 1 did; `l2_cache` "cold" empties the device's last cache before every timed run.
     """
 
     backend: str = "numba_cpu"
@@ -67,6 +77,10 @@ class Case:
     num_layers: int = 1
     threads: int = 1
     seed: int = 0
+    matmul_precision: Literal["float32", "tf32"] | None = "float32"
+    device_memory_limit: int | float | None = None
+    allow_growth: bool | None = True
+    l2_cache: Literal["hot", "cold"] | None = "hot"
 
     def __post_init__(self) -> None:
         findings = list(_findings(self))
@@ -86,7 +100,17 @@ class Case:
             case = replace(case, num_units=case.num_units[0])
         if isinstance(case.lengths, tuple) and set(case.lengths) == {case.sequence_length}:
             case = replace(case, lengths="full")
-        return case
+        return case._on_its_device()
+
+    def _on_its_device(self) -> Case:
+        """The case with an accelerator's axes at their defaults where None, and None where they mean nothing."""
+        if self.device == "cpu":
+            nothing: dict[str, Any] = dict.fromkeys(DEVICE_AXES)
+            return replace(self, **nothing)
+        case = self
+        precision = (case.matmul_precision or "float32") if case.dtype == "float32" else None
+        growth = True if case.allow_growth is None else case.allow_growth
+        return replace(case, matmul_precision=precision, allow_growth=growth, l2_cache=case.l2_cache or "hot")
 
     @property
     def network(self) -> Case:
@@ -163,12 +187,12 @@ class Case:
 
 def to_json(case: Case) -> dict[str, Any]:
     """The case as plain JSON values; `from_json` returns an equal case."""
-    return asdict(case)
+    return {name: value for name, value in asdict(case).items() if value is not None or name not in DEVICE_AXES}
 
 
 def from_json(data: Mapping[str, Any]) -> Case:
     """The case that `to_json` wrote. Raises CaseError on unknown axes or values out of range."""
-    values = dict(data)
+    values = {**dict.fromkeys(DEVICE_AXES), **data}
     unknown = sorted(set(values) - {f.name for f in fields(Case)})
     if unknown:
         raise CaseError(f"case: unknown axis {name!r}" for name in unknown)
@@ -192,6 +216,7 @@ def _is_number(value: object) -> bool:
 
 def _findings(case: Case) -> Any:
     yield from _choices(case)
+    yield from _of_device(case)
     yield from _sizes(case)
     yield from _options(case)
 
@@ -219,6 +244,21 @@ def _choices(case: Case) -> Any:
         yield f'unroll = {case.unroll!r}: expected an integer >= 1 or "full"'
     if case.parallel_iterations is not None and not _is_int(case.parallel_iterations, 1):
         yield f"parallel_iterations = {case.parallel_iterations!r}: expected an integer >= 1"
+
+
+def _of_device(case: Case) -> Any:
+    for name, allowed in (("matmul_precision", MATMUL_PRECISIONS), ("l2_cache", L2_CACHES)):
+        value = getattr(case, name)
+        if value is not None and value not in allowed:
+            yield f"{name} = {value!r}: expected one of {', '.join(map(repr, allowed))}"
+    if case.allow_growth is not None and not isinstance(case.allow_growth, bool):
+        yield f"allow_growth = {case.allow_growth!r}: expected true or false"
+    limit = case.device_memory_limit
+    # 1 is refused: it equals 1.0, and nobody who writes it means one byte.
+    fraction = isinstance(limit, float) and 0 < limit <= 1
+    if limit is not None and not fraction and not _is_int(limit, 2):
+        expected = "an integer >= 2 of bytes, or a fraction of the device's memory, > 0.0 and <= 1.0"
+        yield f"device_memory_limit = {limit!r}: expected {expected}"
 
 
 def _sizes(case: Case) -> Any:

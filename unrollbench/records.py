@@ -2,6 +2,8 @@
 
 Schema history:
 1  first version
+2  accelerators: a case's matmul_precision, device_memory_limit, allow_growth and l2_cache; a sample's host_s; metrics
+   of an accelerator, and timed_by. What version 1 has not is None: its rows are read as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from typing import Any, Literal
 
 from unrollbench.case import Case, from_json, to_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, SCHEMA_VERSION)
+"""Schema versions whose rows are read as they are."""
 
 Status = Literal["ok", "skipped", "failed", "timeout", "out_of_memory", "crashed"]
 STATUSES: tuple[Status, ...] = ("ok", "skipped", "failed", "timeout", "out_of_memory", "crashed")
@@ -23,10 +27,15 @@ timeout, out_of_memory, crashed: what the name says; the reason has the limit or
 
 @dataclass(frozen=True)
 class Sample:
-    """One timed sample: `loops` runs back to back took `elapsed_s` seconds by the monotonic clock."""
+    """One timed sample: `loops` runs back to back took `elapsed_s` seconds by the clock that `Metrics.timed_by` names.
+
+    host_s: what the same took by the monotonic clock, flushing the device's caches included, where elapsed_s is by
+    another clock; else None.
+    """
 
     loops: int
     elapsed_s: float
+    host_s: float | None = None
 
     @property
     def run_s(self) -> float:
@@ -44,6 +53,12 @@ class Metrics:
     `tolerance`'s scale, and was <= tolerance before any timing. Importing the backend (import_s) and checking the
     results (check_s, reference included) are no part of build_s. warmup_runs came before the first sample; cpu_s is
     processor time of one run over all threads, steal_fraction what the hypervisor gave to others, both over all runs.
+
+    timed_by is the clock of the samples: "host", the monotonic clock around `run` and `synchronize`, or "events" of the
+    device around each run. Of an accelerator: device_bytes and device_peak_bytes as the program allocated them,
+    driver_bytes what the driver says that the process takes of the device; ptx_bytes and cubin_bytes of all kernels
+    together, registers and spill_bytes of a thread and shared_bytes of a block each of the kernel with the most; clocks
+    in MHz right before and after the timed runs, and as throttling the reasons for lower ones seen then, or "none".
     """
 
     build_s: float | None = None
@@ -65,6 +80,18 @@ class Metrics:
     warmup_runs: int | None = None
     cpu_s: float | None = None
     steal_fraction: float | None = None
+    timed_by: Literal["host", "events"] | None = None
+    driver_bytes: int | None = None
+    ptx_bytes: int | None = None
+    cubin_bytes: int | None = None
+    registers: int | None = None
+    spill_bytes: int | None = None
+    shared_bytes: int | None = None
+    sm_mhz_before: int | None = None
+    sm_mhz_after: int | None = None
+    memory_mhz_before: int | None = None
+    memory_mhz_after: int | None = None
+    throttling: str | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +173,9 @@ def measurement_to_json(measurement: Measurement) -> dict[str, Any]:
     data = {name: getattr(measurement, name) for name in _PLAIN}
     data["case"] = to_json(measurement.case)
     data["metrics"] = asdict(measurement.metrics)
-    data["samples"] = [[sample.loops, sample.elapsed_s] for sample in measurement.samples]
+    data["samples"] = [
+        [s.loops, s.elapsed_s] if s.host_s is None else [s.loops, s.elapsed_s, s.host_s] for s in measurement.samples
+    ]
     data["unknown"] = dict(measurement.unknown)
     return data
 
@@ -156,7 +185,7 @@ def measurement_from_json(data: Mapping[str, Any]) -> Measurement:
     return Measurement(
         case=from_json(data["case"]),
         metrics=Metrics(**data["metrics"]),
-        samples=tuple(Sample(loops, elapsed_s) for loops, elapsed_s in data["samples"]),
+        samples=tuple(Sample(*figures) for figures in data["samples"]),
         unknown=data["unknown"],
         **{name: data[name] for name in _PLAIN},
     )

@@ -17,6 +17,7 @@ from typing import Any
 from unrollbench.case import Case, from_json, to_json
 from unrollbench.errors import StoreError
 from unrollbench.records import (
+    READABLE_VERSIONS,
     SCHEMA_VERSION,
     Environment,
     Measurement,
@@ -196,10 +197,11 @@ class Store:
             raise StoreError(f"{self.path}: a SQLite database, but not of unrollbench; name another file")
         else:
             version = max((found for (found,) in self._rows("SELECT version FROM schema")), default=None)
-            if version != SCHEMA_VERSION:
+            if version not in READABLE_VERSIONS:
+                known = ", ".join(map(str, READABLE_VERSIONS))
                 raise StoreError(
-                    f"{self.path}: has schema version {version}, this unrollbench reads and writes {SCHEMA_VERSION};"
-                    " use the unrollbench that wrote it, or name another file"
+                    f"{self.path}: has schema version {version}, this unrollbench reads {known} and writes"
+                    f" {SCHEMA_VERSION}; use the unrollbench that wrote it, or name another file"
                 )
 
     def _rows(self, statement: str, *values: Any) -> list[Any]:
@@ -213,6 +215,8 @@ class Store:
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
+                # An older database has this version from its first change on; what it held is read as it was.
+                self._database.execute("UPDATE schema SET version = ?", (SCHEMA_VERSION,))
             except BaseException:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")

@@ -14,15 +14,25 @@ from unrollbench.tensors import Outputs, Tensors
 
 BUILT_IN = {
     "numba_cpu": "unrollbench.backends.numba_cpu:NumbaCpu",
+    "numba_cuda": "unrollbench.backends.numba_cuda:NumbaCuda",
     "tensorflow": "unrollbench.backends.tensorflow_rnn:TensorflowRnn",
     "keras": "unrollbench.backends.keras_rnn:KerasRnn",
     "jax": "unrollbench.backends.jax_scan:JaxScan",
     "torch": "unrollbench.backends.torch_rnn:TorchRnn",
     "onnx": "unrollbench.backends.onnx_rnn:OnnxRnn",
+    "openvino": "unrollbench.backends.openvino_rnn:OpenvinoRnn",
 }
 """Backend name -> where its class lives; `unrollbench.backends` entry points add to it."""
 
-EXTRAS = {"tensorflow": "tensorflow", "keras": "tensorflow", "jax": "jax", "torch": "torch", "onnx": "onnx"}
+EXTRAS = {
+    "numba_cuda": "cuda",
+    "tensorflow": "tensorflow",
+    "keras": "tensorflow",
+    "jax": "jax",
+    "torch": "torch",
+    "onnx": "onnx",
+    "openvino": "openvino",
+}
 """Backend name -> the extra of this package that installs what it needs."""
 
 
@@ -32,7 +42,8 @@ class Memory:
 
     weight_bytes: weights as the program keeps them, packing and padding included. workspace_bytes: scratch that every
     run needs. saved_bytes: activations kept from the forward for the backward pass. device_bytes and
-    device_peak_bytes: allocated on an accelerator, now and at most so far.
+    device_peak_bytes: allocated on an accelerator, now and at most so far. driver_bytes: what the accelerator's driver
+    says that this process takes of it, code and context included.
     """
 
     weight_bytes: int | None = None
@@ -40,16 +51,26 @@ class Memory:
     saved_bytes: int | None = None
     device_bytes: int | None = None
     device_peak_bytes: int | None = None
+    driver_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What was built: the generated program's text, its size in graph nodes and in bytes of machine code."""
+    """What was built: the generated program's text, its size in graph nodes and in bytes of machine code.
+
+    Of an accelerator's kernels: ptx_bytes and cubin_bytes of all of them together; registers and spill_bytes (local
+    memory) of a thread and shared_bytes (static and dynamic) of a block, each of the kernel that has the most.
+    """
 
     source: str
     graph_nodes: int | None = None
     code_bytes: int | None = None
     graph_dot: str | None = None
+    ptx_bytes: int | None = None
+    cubin_bytes: int | None = None
+    registers: int | None = None
+    spill_bytes: int | None = None
+    shared_bytes: int | None = None
 
 
 class Program(Protocol):
@@ -88,8 +109,27 @@ class CountsCompilations(Protocol):
         """A count (of compilations, graphs, a graph's nodes) that grows whenever anything is traced or compiled."""
 
 
+@runtime_checkable
+class TimedByEvents(Protocol):
+    """What a program on an accelerator also has, so that its runs are timed by the device's own clock."""
+
+    def event_s(self, runs: int, cold: bool) -> tuple[float, ...]:
+        """Seconds of each of `runs` runs between two events on the program's stream; all of them are finished.
+
+        `cold`: the device's L2 cache is flushed before every run, outside of what is timed.
+        """
+
+
+def is_simulated(backend: Backend) -> bool:
+    """Whether the backend runs in a simulator, whose results count and whose times do not: `simulated` is true."""
+    return bool(getattr(backend, "simulated", False))
+
+
 class Backend(Protocol):
-    """Builds programs. `versions` maps the packages that it runs on to their versions."""
+    """Builds programs. `versions` maps the packages that it runs on to their versions.
+
+    A backend that may run in a simulator also has `simulated: bool`; see `is_simulated`.
+    """
 
     name: str
     versions: Mapping[str, str]

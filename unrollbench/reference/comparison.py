@@ -13,6 +13,11 @@ from unrollbench.errors import WrongResult
 from unrollbench.reference.network import forward, forward_backward
 from unrollbench.tensors import Array, Gradients, Outputs, State, Tensors, Weights
 
+TF32_EPS = 2.0**-10
+"""The distance from 1 to the next number with TF32's ten bits of mantissa."""
+TF32_FACTOR = 4
+"""Beside the 64 of float32 and float64."""
+
 
 @dataclass(frozen=True)
 class Expected(Outputs):
@@ -56,7 +61,12 @@ def tolerance(case: Case) -> float:
     state as in the weights' gradients. The factor 64 is ten times what correct kernels show from T = 1 to 1000, and
     three times what TensorFlow shows on weights that amplify. It leaves no room for what must be seen: a term that is
     missing shows from 1e-3 on; a product in float32 inside a float64 case shows at 1e-8, where this allows 1e-12.
+
+    Products in TF32 round their operands to ten bits and add exactly enough, so that a step's error is that of the
+    operands alone: TF32_FACTOR eps(TF32) sqrt(T).
     """
+    if case.canonical().matmul_precision == "tf32":
+        return float(TF32_FACTOR * TF32_EPS * np.sqrt(case.sequence_length))
     return float(64 * np.finfo(case.dtype).eps * np.sqrt(case.sequence_length))
 
 

@@ -9,7 +9,7 @@ from unrollbench.report import wording
 from unrollbench.report.groups import Contrast, Group, baseline, contrast, questions
 from unrollbench.stats import Ratio
 
-SETTINGS = ("unroll", "parallel_iterations", "swap_memory")
+SETTINGS = ("unroll", "parallel_iterations", "swap_memory", "matmul_precision", "allow_growth")
 """What can be set of a dynamic loop."""
 
 

@@ -182,7 +182,7 @@ def _group(by_case: dict[Case, list[Measurement]]) -> Group:
     return Group(variants, baseline(variants) if measured > 1 else None)
 
 
-def _distance_from_plain_loop(variant: Variant) -> tuple[int, bool, int, bool, int]:
+def _distance_from_plain_loop(variant: Variant) -> tuple[int, bool, int, bool, bool, bool, int]:
     case, plain = variant.case, Case()
     executions = ("dynamic", "library", "static", "stepwise")
     unroll = case.unroll if isinstance(case.unroll, int) else 1
@@ -192,14 +192,17 @@ def _distance_from_plain_loop(variant: Variant) -> tuple[int, bool, int, bool, i
         case.backend != plain.backend,
         unroll,
         bool(case.swap_memory),
+        case.matmul_precision == "tf32",
+        case.allow_growth is False,
         abs(window - (plain.parallel_iterations or 1)),
     )
 
 
-def _order(item: tuple[Case, list[Measurement]]) -> tuple[bool, str, int, int, int, bool]:
+def _order(item: tuple[Case, list[Measurement]]) -> tuple[bool, str, int, int, int, bool, bool, bool]:
     case = item[0]
     executions = ("dynamic", "static", "stepwise", "library")
     unroll = case.unroll if isinstance(case.unroll, int) else 0
     window = case.parallel_iterations or 0
-    later = case.backend != Case().backend
-    return (later, case.backend, executions.index(case.execution), unroll, window, bool(case.swap_memory))
+    place = (case.backend != Case().backend, case.backend, executions.index(case.execution))
+    loop = (unroll, window, bool(case.swap_memory))
+    return (*place, *loop, case.matmul_precision == "tf32", case.allow_growth is False)

@@ -21,6 +21,8 @@ AXES = tuple(field.name for field in fields(Case))
 OPTIONS = tuple(field.name for field in fields(CellOptions))
 LARGEST = 2**31 - 1
 """No axis has a use for more, and results, arrays and JSON readers all hold it."""
+LARGEST_BYTES = 2**53 - 1
+"""An axis in bytes may be larger; every reader of JSON holds it exactly."""
 LARGEST_BATCH_LISTED = 16_384
 """Rows for which one number in `lengths` is written out; a case keeps every row's length."""
 
@@ -166,8 +168,9 @@ def _check(name: str, value: Any) -> Iterable[str]:
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
     if any(isinstance(part, dict | list) for part in parts):
         return [f"{name} = {show(value)}: nested too deeply: expected {name} = value, or a list of values"]
-    if any(isinstance(part, int | float) and abs(part) > LARGEST for part in parts):
-        return [f"{name} = {show(value)}: expected at most {LARGEST}"]
+    largest = LARGEST_BYTES if name == "device_memory_limit" else LARGEST
+    if any(isinstance(part, int | float) and abs(part) > largest for part in parts):
+        return [f"{name} = {show(value)}: expected at most {largest}"]
     if name == "cell_options" and isinstance(value, dict):
         unknown = [option for option in value if option not in OPTIONS]
         if unknown:
