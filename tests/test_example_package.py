@@ -91,7 +91,7 @@ def test_the_gradients_of_its_reference_are_differences_of_its_outputs() -> None
 
 @pytest.mark.usefixtures("installed")
 def test_a_framework_with_its_own_equations_declines_its_cell() -> None:
-    for name in ("tensorflow", "keras", "jax", "torch", "onnx"):
+    for name in ("tensorflow", "keras", "jax", "torch", "onnx", "openvino"):
         reason = getattr(limits, name)(Case(**LEAKY))  # type: ignore[arg-type]
         assert reason is not None
         assert "leaky_rnn" in reason

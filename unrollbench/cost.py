@@ -44,6 +44,7 @@ BUILDS = {
     "jax": Build(import_s=1.0, base_s=(0.3, 0.6), copy_s=(0.042, 0.250)),
     "torch": Build(import_s=2.0, base_s=(17.0, 20.0), copy_s=(0.110, 0.400)),
     "onnx": Build(import_s=1.0, base_s=(0.3, 0.3), copy_s=(0.006, 0.006)),
+    "openvino": Build(import_s=0.5, base_s=(0.1, 0.1), copy_s=(0.0, 0.0)),
 }
 """Backend -> what its builds cost; any other backend is taken for numba_cpu."""
 

@@ -26,8 +26,14 @@ def test_a_plain_lstm_runs_in_every_execution_that_a_framework_has(execution: st
         "jax": limits.jax(plain),
         "torch": limits.torch(plain),
         "onnx": limits.onnx(plain),
+        "openvino": limits.openvino(plain),
     }
-    lacks = {"stepwise": {"keras"}, "library": {"keras", "jax"}}.get(execution, set())
+    lacks = {
+        "static": {"openvino"},
+        "dynamic": {"openvino"},
+        "stepwise": {"keras", "openvino"},
+        "library": {"keras", "jax"},
+    }[execution]
     assert {name for name, reason in has.items() if reason} == lacks
 
 
@@ -51,6 +57,14 @@ def test_a_plain_lstm_runs_in_every_execution_that_a_framework_has(execution: st
         ("onnx", {"mode": "train"}, "inference only"),
         ("onnx", {"execution": "library", "cell_options": CellOptions(cell_clip=1.0)}, "clip bounds the gates"),
         ("onnx", {"execution": "library", "lengths": (0, 4)}, "length 0"),
+        ("openvino", {"mode": "train"}, "inference only"),
+        ("openvino", {"execution": "library", "dtype": "float64"}, "in float32"),
+        ("openvino", {"execution": "library", "lengths": (0, 4)}, "length 0"),
+        ("openvino", {"execution": "library", "cell_options": CellOptions(use_peepholes=True)}, "no use_peepholes"),
+        ("openvino", {"execution": "dynamic"}, "LSTMSequence"),
+        ("openvino", {"execution": "dynamic", "cell": "gru", "unroll": 2}, "no partial unroll"),
+        ("openvino", {"execution": "static"}, "together again"),
+        ("openvino", {"execution": "stepwise"}, "whole sequences"),
     ],
 )
 def test_what_a_framework_cannot_do_exactly_has_its_reason(framework: str, axes: dict[str, Any], words: str) -> None:
@@ -59,7 +73,7 @@ def test_what_a_framework_cannot_do_exactly_has_its_reason(framework: str, axes:
     assert words in reason
 
 
-@pytest.mark.parametrize("framework", ["tensorflow", "keras", "jax", "torch", "onnx"])
+@pytest.mark.parametrize("framework", ["tensorflow", "keras", "jax", "torch", "onnx", "openvino"])
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_no_framework_is_driven_on_a_gpu(framework: str, execution: str) -> None:
     on_gpu = case(device="cuda", execution=execution, time_major=False)

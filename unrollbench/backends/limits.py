@@ -44,6 +44,17 @@ def onnx(case: Case) -> str | None:
     return _unknown(case, "onnx") or _loop(case, "ONNX Scan")
 
 
+def openvino(case: Case) -> str | None:
+    """Why OpenVINO cannot run the case, or None."""
+    if case.mode == "train":
+        return "OpenVINO runs inference only; it has no backward pass"
+    if case.dtype != "float32":
+        return "OpenVINO's CPU plugin computes in float32 what is given in float64"
+    if case.execution == "library":
+        return _unknown(case, "openvino") or _openvino_library(case)
+    return _unknown(case, "openvino") or _openvino_loop(case)
+
+
 def _keras_layer(case: Case) -> str | None:
     if case.execution not in ("static", "dynamic"):
         return (
@@ -93,6 +104,24 @@ def _onnx_library(case: Case) -> str | None:
     if missing == "cell_clip":
         return "the ONNX LSTM's clip bounds the gates' inputs, TensorFlow's cell_clip bounds c"
     return f"the ONNX LSTM operator has no {missing}" if missing else None
+
+
+def _openvino_library(case: Case) -> str | None:
+    if _has_empty_rows(case):
+        return "OpenVINO's sequence operators return zeros, not the initial state, for a row of length 0"
+    missing = _options(case, allowed=())
+    return f"OpenVINO's LSTMSequence has no {missing}" if missing else None
+
+
+def _openvino_loop(case: Case) -> str | None:
+    if case.execution == "static":
+        return "OpenVINO puts copies of a step together again, so that a graph of them need not run unrolled"
+    if case.execution == "stepwise":
+        return "this backend gives OpenVINO whole sequences only"
+    plain = case.cell == "lstm" and case.num_layers == 1 and case.lengths == "full"
+    if plain and _options(case, allowed=()) is None:
+        return "OpenVINO rewrites a loop over one plain LSTM into its LSTMSequence; that is execution = 'library'"
+    return _loop(case, "OpenVINO's TensorIterator")
 
 
 def _has_empty_rows(case: Case) -> bool:

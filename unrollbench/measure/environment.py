@@ -18,7 +18,7 @@ from unrollbench.measure.memory import ROOT, kilobytes
 from unrollbench.records import Environment
 
 PACKAGES: tuple[str, ...] = ("numba", "llvmlite", "numpy", "tensorflow-cpu", "tensorflow", "tf_keras", "jax", "jaxlib")
-PACKAGES += ("torch", "onnx", "onnxruntime", "numba-cuda")
+PACKAGES += ("torch", "onnx", "onnxruntime", "openvino", "numba-cuda")
 """Distributions that compute something that is measured; those that are not installed are left out."""
 
 SETTINGS: tuple[str, ...] = ("OMP_", "MKL_", "OPENBLAS_", "NUMBA_", "KMP_", "GOMP_", "XLA_", "JAX_", "MALLOC_")
