@@ -40,6 +40,8 @@ def register() -> None:
         fake_missing="tests.no_such_module:Missing",
         fake_child=f"{here}:LeavesChild",
         fake_pinned=f"{here}:Pinned",
+        fake_simulated=f"{here}:Simulated",
+        fake_device_full=f"{here}:DeviceFull",
         fake_patricide=f"{here}:KillsServer",
     )
 
@@ -165,6 +167,19 @@ class Error(Right):
 class Picky(Right):
     def why_not(self, case: Case) -> str | None:
         return "it has no such loop"
+
+
+class Simulated(Right):
+    """Computes in a simulator: right, and never to be timed."""
+
+    simulated = True
+
+
+class DeviceFull(Right):
+    """The device has no memory left, which the driver says in words of its own."""
+
+    def build(self, case: Case, tensors: Tensors) -> FakeProgram:
+        raise RuntimeError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
 
 
 class KillsServer(Right):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unrollbench.case import CELLS, VARIANT_AXES, Case, CellOptions, from_json, to_json
+from unrollbench.case import CELLS, DEVICE_AXES, DEVICES, VARIANT_AXES, Case, CellOptions, from_json, to_json
 from unrollbench.errors import CaseError
 
 FULL: st.SearchStrategy[Literal["full"]] = st.just("full")
@@ -50,6 +51,11 @@ def cases(draw: st.DrawFn) -> Case:
         num_layers=layers,
         threads=draw(st.integers(1, 2)),
         seed=draw(st.integers(0, 3)),
+        device=draw(st.sampled_from(DEVICES)),
+        matmul_precision=draw(st.sampled_from([None, "float32", "tf32"])),
+        device_memory_limit=draw(st.sampled_from([None, 1.0, 0.5, 2, 2**40])),
+        allow_growth=draw(st.none() | st.booleans()),
+        l2_cache=draw(st.sampled_from([None, "hot", "cold"])),
     )
 
 
@@ -63,6 +69,38 @@ def test_canonical_is_idempotent_and_keeps_the_key(case: Case) -> None:
 @given(cases())
 def test_a_case_survives_json(case: Case) -> None:
     assert from_json(json.loads(json.dumps(to_json(case)))) == case
+
+
+@given(cases())
+def test_a_canonical_case_survives_json(case: Case) -> None:
+    assert from_json(json.loads(json.dumps(to_json(case.canonical())))) == case.canonical()
+
+
+@given(cases())
+def test_axes_of_an_accelerator_mean_nothing_on_the_processor(case: Case) -> None:
+    plain: dict[str, Any] = dict.fromkeys(DEVICE_AXES)
+    on_cpu = replace(case, device="cpu")
+    assert on_cpu.canonical() == replace(on_cpu, **plain).canonical()
+    assert not set(DEVICE_AXES) & set(to_json(on_cpu.canonical()))
+
+
+def test_a_case_on_the_processor_has_the_key_that_it_had_before_there_were_accelerators() -> None:
+    before = {name: value for name, value in asdict(Case().canonical()).items() if name not in DEVICE_AXES}
+    assert Case().key == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
+    assert from_json(before) == Case().canonical()
+
+
+def test_an_accelerators_axes_have_defaults_where_they_mean_something() -> None:
+    case = Case(device="cuda", matmul_precision=None, allow_growth=None, l2_cache=None).canonical()
+    assert (case.matmul_precision, case.allow_growth, case.l2_cache) == ("float32", True, "hot")
+    assert Case(device="cuda", dtype="float64", matmul_precision="tf32").canonical().matmul_precision is None
+
+
+def test_tf32_is_held_against_float32_and_a_cold_cache_is_not_held_against_a_hot_one() -> None:
+    case = Case(device="cuda")
+    assert replace(case, matmul_precision="tf32", allow_growth=False).network == case.network
+    assert replace(case, l2_cache="cold").network != case.network
+    assert replace(case, device_memory_limit=0.5).network != case.network
 
 
 @given(cases())
@@ -124,6 +162,15 @@ def test_a_projection_changes_what_the_next_layer_reads() -> None:
         ({"time_major": 1}, "time_major = 1: expected true or false"),
         ({"swap_memory": "yes"}, "swap_memory = 'yes': expected true or false"),
         ({"parallel_iterations": 0}, "parallel_iterations = 0"),
+        ({"matmul_precision": "bf16"}, "matmul_precision = 'bf16': expected one of 'float32', 'tf32'"),
+        ({"l2_cache": "warm"}, "l2_cache = 'warm': expected one of 'hot', 'cold'"),
+        ({"allow_growth": 1}, "allow_growth = 1: expected true or false"),
+        ({"device_memory_limit": 1}, "device_memory_limit = 1: expected an integer >= 2 of bytes, or a fraction of"),
+        ({"device_memory_limit": 0.0}, "device_memory_limit = 0.0: expected"),
+        ({"device_memory_limit": 1.5}, "device_memory_limit = 1.5: expected"),
+        ({"device_memory_limit": float("nan")}, "device_memory_limit = nan: expected"),
+        ({"device_memory_limit": True}, "device_memory_limit = True: expected"),
+        ({"device_memory_limit": "half"}, "device_memory_limit = 'half': expected"),
         ({"sequence_length": 0}, "sequence_length = 0: expected an integer >= 1"),
         ({"batch_size": 2.0}, "batch_size = 2.0: expected an integer >= 1"),
         ({"seed": -1}, "seed = -1: expected an integer >= 0"),

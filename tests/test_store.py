@@ -17,6 +17,7 @@ from unrollbench import store as store_module
 from unrollbench.case import Case
 from unrollbench.errors import StoreError
 from unrollbench.records import (
+    SCHEMA_VERSION,
     STATUSES,
     Environment,
     Measurement,
@@ -59,7 +60,7 @@ measurements = st.builds(
         base_bytes=st.none() | st.integers(0, 2**62),
         error=numbers,
     ),
-    samples=st.lists(st.builds(Sample, st.integers(1, 10**9), st.floats())).map(tuple),
+    samples=st.lists(st.builds(Sample, st.integers(1, 10**9), st.floats(), numbers)).map(tuple),
     unknown=st.dictionaries(st.text(), st.text()),
     log=st.none() | st.text(),
 )
@@ -147,6 +148,26 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     database.close()
     with pytest.raises(StoreError, match="schema version 99, this unrollbench reads 1, 2 and writes 2"):
         Store(path)
+
+
+def test_a_database_of_version_1_is_read_as_it_is_and_has_this_version_once_it_is_changed(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    old = measurement_to_json(WHOLE)
+    for name in ("timed_by", "driver_bytes", "ptx_bytes", "registers", "sm_mhz_before", "throttling"):
+        del old["metrics"][name]
+    with Store(path) as store:
+        store.begin(RUN, CASES)
+        store.add("r1", WHOLE)
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE schema SET version = 1")
+        database.execute("UPDATE measurements SET data = ?", (json.dumps(old),))
+    with Store(path) as store:
+        assert store.run().measurements == (WHOLE,)
+        assert database.execute("SELECT version FROM schema").fetchall() == [(1,)]
+        store.add("r1", replace(WHOLE, repeat=1))
+        assert database.execute("SELECT version FROM schema").fetchall() == [(SCHEMA_VERSION,)]
+        assert len(store.run().measurements) == 2
+    database.close()
 
 
 def test_folders_and_missing_files_are_told_apart(tmp_path: Path) -> None:

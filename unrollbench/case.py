@@ -20,7 +20,7 @@ DTYPES: dict[str, int] = {"float32": 4, "float64": 8}
 """dtype name -> bytes of one element."""
 MATMUL_PRECISIONS = ("float32", "tf32")
 L2_CACHES = ("hot", "cold")
-VARIANT_AXES = ("backend", "execution", "unroll", "parallel_iterations", "swap_memory")
+VARIANT_AXES: tuple[str, ...] = ("backend", "execution", "unroll", "parallel_iterations", "swap_memory")
 VARIANT_AXES += ("matmul_precision", "allow_growth")
 """Axes that say how a network is run; all the others say which network it is, on what and with which data."""
 DEVICE_AXES = ("matmul_precision", "device_memory_limit", "allow_growth", "l2_cache")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.measure.fake_clock import FakeClock
+from unrollbench.errors import UnrollbenchError
 from unrollbench.measure.sampling import SAMPLE_S, SAMPLES_AIMED_AT, Effort, sample
 
 TICK_S = FakeClock.TICK_S
@@ -29,6 +31,57 @@ class Program:
 
     def synchronize(self) -> None:
         self.synchronized += 1
+
+
+class EventProgram(Program):
+    """Each run takes `device_s` by the device's events; the host waits `flush_s` more for each when it is cold."""
+
+    def __init__(self, clock: FakeClock, device_s: float, flush_s: float = 0.0) -> None:
+        super().__init__(clock, device_s)
+        self.device_s, self.flush_s = device_s, flush_s
+        self.colds: set[bool] = set()
+
+    def event_s(self, runs: int, cold: bool) -> tuple[float, ...]:
+        self.colds.add(cold)
+        self.clock.pass_s(runs * (self.device_s + (self.flush_s if cold else 0.0)))
+        return (self.device_s,) * runs
+
+
+def test_a_program_with_events_is_timed_by_them_and_the_walls_time_is_kept() -> None:
+    clock = FakeClock()
+    program = EventProgram(clock, 2e-5, flush_s=8e-5)
+    sampling = sample(program, clock, Effort(5, 0.05, 100.0), cold=True)
+    assert program.colds == {True}
+    assert program.runs == 0
+    for timed in sampling.samples:
+        assert timed.run_s == pytest.approx(2e-5)
+        assert timed.host_s == pytest.approx(timed.loops * 1e-4, rel=1e-3)
+    assert sum(timed.elapsed_s for timed in sampling.samples) >= 0.05
+
+
+def test_a_program_without_events_has_no_second_time() -> None:
+    clock = FakeClock()
+    assert {timed.host_s for timed in sample(Program(clock, 0.01), clock, Effort(3, 0.0, 100.0)).samples} == {None}
+
+
+def test_the_time_that_there_is_runs_by_the_wall_whatever_the_events_say() -> None:
+    clock = FakeClock()
+    start_s = clock.now_s()
+    sampling = sample(EventProgram(clock, 1.0, flush_s=4.0), clock, Effort(5, 0.1, 12.0), cold=True)
+    assert (len(sampling.samples), sampling.cut) == (2, True)
+    assert clock.now_s() - start_s < 12.0
+
+
+@pytest.mark.parametrize("told", [(), (0.0,), (float("nan"),), (float("inf"),), (1e-3, 1e-3)])
+def test_events_that_tell_no_time_are_an_error_and_no_number(told: tuple[float, ...]) -> None:
+    clock = FakeClock()
+
+    class Broken(EventProgram):
+        def event_s(self, runs: int, cold: bool) -> tuple[float, ...]:
+            return told
+
+    with pytest.raises(UnrollbenchError, match="the device's events do not tell the time of 1 runs"):
+        sample(Broken(clock, 1e-3), clock, Effort(3, 0.0, 100.0))
 
 
 def test_a_short_run_is_looped_until_a_sample_is_long_enough() -> None:

@@ -16,6 +16,7 @@ from unrollbench.errors import RunError
 from unrollbench.measure.affinity import usable_cpus
 from unrollbench.records import Measurement
 from unrollbench.worker.forkserver import ForkServer
+from unrollbench.worker.process import _is_of_memory
 from unrollbench.worker.request import Request
 
 
@@ -106,6 +107,26 @@ def test_a_program_too_large_is_out_of_memory(server: ForkServer) -> None:
     measurement = measured(server, "fake_large")
     assert measurement.status == "out_of_memory"
     assert "allocate" in (measurement.reason or "")
+
+
+def test_a_device_without_memory_is_out_of_memory_in_the_driver_s_own_words(server: ForkServer) -> None:
+    measurement = measured(server, "fake_device_full")
+    assert measurement.status == "out_of_memory"
+    assert "CUDA_ERROR_OUT_OF_MEMORY (in phase 'build')" in (measurement.reason or "")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB",
+        "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8589934592 bytes.",
+        "cudaErrorMemoryAllocation: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY",
+    ],
+)
+def test_the_words_of_every_framework_for_a_full_device_are_known(message: str) -> None:
+    assert _is_of_memory(RuntimeError(message))
 
 
 def test_an_exception_is_failed_with_one_line_and_its_traceback(server: ForkServer) -> None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 
 from tests import fake_backend
 from tests.fake_backend import SMALL, FakeProgram, Right
 from tests.measure.fake_clock import FakeClock
+from tests.measure.fake_nvml import BUS_ID, nvml
 from unrollbench import backends, reference
-from unrollbench.backends import Backend
+from unrollbench.backends import Backend, Listing, Memory
 from unrollbench.case import Case
-from unrollbench.errors import WrongResult
+from unrollbench.errors import BackendUnavailable, WrongResult
 from unrollbench.measure.clock import Clock
+from unrollbench.measure.gpu import Nvml
+from unrollbench.measure.gpu_clocks import ClockWatch
 from unrollbench.measure.memory import PeakMemory
-from unrollbench.records import Measurement
+from unrollbench.records import Measurement, Metrics
 from unrollbench.tensors import Outputs, Tensors, draw
 from unrollbench.worker import measurement as measuring
 from unrollbench.worker.measurement import measure
@@ -159,6 +163,102 @@ def test_a_check_that_died_is_crashed_so_that_resuming_tries_again(journal: Jour
     measurement = measure(Request(SMALL), ended, journal.listen, journal.clock)
     assert (measurement.status, measurement.samples) == ("crashed", ())
     assert "SIGKILL" in (measurement.reason or "")
+
+
+class EventProgram(FakeProgram):
+    """A program on an accelerator that takes 2 ms by its events, and tells what its kernels are."""
+
+    colds: ClassVar[list[bool]] = []
+
+    def event_s(self, runs: int, cold: bool) -> tuple[float, ...]:
+        self.colds.append(cold)
+        return (2e-3,) * runs
+
+    def memory(self) -> Memory:
+        return Memory(device_bytes=4096, device_peak_bytes=8192, driver_bytes=2**29)
+
+    def listing(self) -> Listing:
+        return Listing("kernels", 7, ptx_bytes=1000, cubin_bytes=500, registers=128, spill_bytes=0, shared_bytes=49152)
+
+
+class OnDevice(Right):
+    def build(self, case: Case, tensors: Tensors) -> FakeProgram:
+        return EventProgram(case, tensors)
+
+
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML has one GPU, whose clocks stand still, and this process computes on it."""
+    stay_the_same(monkeypatch)
+    monkeypatch.setattr(measuring, "ClockWatch", lambda: ClockWatch(nvml, lambda: BUS_ID))
+    EventProgram.colds.clear()
+
+
+def on_device(monkeypatch: pytest.MonkeyPatch, backend: Backend, **axes: Any) -> Measurement:
+    case = replace(SMALL, device="cuda", **axes)
+    monkeypatch.setattr(backends, "load", returning(backend))
+    return measure(Request(case, min_time_s=0.0), lambda outputs: (0.0, 1.0))
+
+
+@pytest.mark.usefixtures("one_gpu")
+@pytest.mark.parametrize("l2_cache", ["hot", "cold"])
+def test_a_program_on_a_device_is_timed_by_its_events_with_the_cache_as_the_case_says(
+    monkeypatch: pytest.MonkeyPatch, l2_cache: str
+) -> None:
+    measurement = on_device(monkeypatch, OnDevice(), l2_cache=l2_cache)
+    assert (measurement.status, measurement.metrics.timed_by) == ("ok", "events")
+    assert {sample.run_s for sample in measurement.samples} == {2e-3}
+    assert all(sample.host_s is not None for sample in measurement.samples)
+    assert set(EventProgram.colds) == {l2_cache == "cold"}
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_a_device_s_memory_kernels_and_clocks_are_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = on_device(monkeypatch, OnDevice()).metrics
+    assert (metrics.device_bytes, metrics.device_peak_bytes, metrics.driver_bytes) == (4096, 8192, 2**29)
+    assert (metrics.ptx_bytes, metrics.cubin_bytes, metrics.registers) == (1000, 500, 128)
+    assert (metrics.spill_bytes, metrics.shared_bytes, metrics.graph_nodes) == (0, 49152, 7)
+    assert (metrics.sm_mhz_before, metrics.sm_mhz_after, metrics.memory_mhz_after) == (1980, 1980, 2619)
+    assert metrics.throttling == "none"
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_a_program_without_events_is_timed_by_the_wall_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    measurement = on_device(monkeypatch, Right())
+    assert (measurement.status, measurement.metrics.timed_by) == ("ok", "host")
+    assert measurement.unknown["device_bytes"] == "backend 'fake' does not tell"
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_a_cold_cache_is_never_said_of_a_program_that_cannot_flush_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    measurement = on_device(monkeypatch, Right(), l2_cache="cold")
+    assert (measurement.status, measurement.samples) == ("skipped", ())
+    assert "cannot flush the device's cache" in (measurement.reason or "")
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_a_simulator_is_never_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    measurement = on_device(monkeypatch, fake_backend.Simulated())
+    assert (measurement.status, measurement.samples, measurement.metrics) == ("skipped", (), Metrics())
+    assert "simulator" in (measurement.reason or "")
+
+
+def test_without_a_gpu_s_library_the_clocks_are_unknown_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> Nvml:
+        raise BackendUnavailable("nvidia-ml-py is not installed")
+
+    stay_the_same(monkeypatch)
+    monkeypatch.setattr(measuring, "ClockWatch", lambda: ClockWatch(absent, lambda: BUS_ID))
+    measurement = on_device(monkeypatch, OnDevice())
+    assert measurement.status == "ok"
+    assert {measurement.unknown[name] for name in measuring.OF_CLOCKS} == {"nvidia-ml-py is not installed"}
+
+
+def test_on_the_processor_nothing_is_known_of_a_device(journal: Journal) -> None:
+    measurement = journal.measure(Request(SMALL))
+    assert measurement.metrics.timed_by == "host"
+    reasons = {measurement.unknown[name] for name in (*measuring.OF_DEVICE, *measuring.OF_CLOCKS)}
+    assert reasons == {"the case runs on the CPU"}
 
 
 def test_the_real_clock_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

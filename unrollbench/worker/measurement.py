@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 from unrollbench import backends
-from unrollbench.backends import Backend, Program
+from unrollbench.backends import Backend, Program, TimedByEvents, is_simulated
 from unrollbench.case import Case
 from unrollbench.errors import BackendUnavailable, WrongResult
 from unrollbench.measure.affinity import chosen_cpus, pin, usable_cpus
 from unrollbench.measure.clock import Clock, MonotonicClock
 from unrollbench.measure.environment import steal_ticks
+from unrollbench.measure.gpu_clocks import ClockWatch
 from unrollbench.measure.memory import PeakMemory
 from unrollbench.measure.sampling import Effort, Sampling, sample
 from unrollbench.records import Measurement, Metrics
@@ -31,6 +32,12 @@ Check = Callable[[Outputs], tuple[float, float]]
 
 Listener = Callable[[str, Measurement | None], None]
 """Is told the name of each phase as it begins, and what is known and proved right by then."""
+
+METRICS = frozenset(f.name for f in fields(Metrics))
+OF_DEVICE: tuple[str, ...] = ("device_bytes", "device_peak_bytes", "driver_bytes", "ptx_bytes", "cubin_bytes")
+OF_DEVICE += ("registers", "spill_bytes", "shared_bytes")
+OF_CLOCKS = ("sm_mhz_before", "sm_mhz_after", "memory_mhz_before", "memory_mhz_after", "throttling")
+"""The metrics that only a case on an accelerator has."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -60,32 +67,40 @@ def measure(
 
 
 def _measured(request: Request, check: Check, listen: Listener, clock: Clock) -> Measurement:
-    start_s, memory = clock.now_s(), PeakMemory()
+    start_s, meters = clock.now_s(), Meters(PeakMemory(), ClockWatch() if request.case.device == "cuda" else None)
     listen("import", None)
     backend, metrics = _imported(request.case, clock)
     listen("draw", None)
     tensors = draw(request.case)
     listen("build", None)
-    program, metrics = _built(backend, request.case, tensors, metrics, memory, clock)
+    program, metrics = _built(backend, request.case, tensors, metrics, meters.memory, clock)
     try:
+        _can_be_timed(request.case, program)
         spent_s = clock.now_s() - start_s
         listen("check", None)
         verified, metrics = _verified(program, check, metrics, clock)
-        listen("run", _known(request, metrics, memory))
+        listen("run", _known(request, metrics, meters))
         max_time_s = max(0.0, (1 - RESERVE) * request.timeout_s - spent_s)
-        sampling, metrics = _sampled(
-            verified, Effort(request.min_samples, request.min_time_s, max_time_s), metrics, memory, clock
-        )
+        effort = Effort(request.min_samples, request.min_time_s, max_time_s)
+        sampling, metrics = _sampled(verified, request.case, effort, metrics, meters, clock)
         listen("check again", None)
         _check_again(verified, check, metrics, sampling)
         metrics = _accounted(program, metrics)
     finally:
         program.close()
-    measurement = replace(_known(request, metrics, memory), samples=sampling.samples)
+    measurement = replace(_known(request, metrics, meters), samples=sampling.samples)
     if sampling.cut:
         why = f"timeout_s = {request.timeout_s:g} left time for only {len(sampling.samples)}"
         measurement = replace(measurement, unknown={**measurement.unknown, "samples": why})
     return measurement
+
+
+@dataclass(frozen=True)
+class Meters:
+    """What is read around the phases: resident memory, and the clocks of the accelerator if the case runs on one."""
+
+    memory: PeakMemory
+    clocks: ClockWatch | None
 
 
 def _imported(case: Case, clock: Clock) -> tuple[Backend, Metrics]:
@@ -102,6 +117,10 @@ def _imported(case: Case, clock: Clock) -> tuple[Backend, Metrics]:
     reason = backend.why_not(case)
     if reason is not None:
         raise BackendUnavailable(reason)
+    if is_simulated(backend):
+        raise BackendUnavailable(
+            f"backend {case.backend!r} runs in a simulator here, whose times say nothing of a device"
+        )
     return backend, Metrics(import_s=import_s)
 
 
@@ -131,6 +150,14 @@ def _built(
     )
 
 
+def _can_be_timed(case: Case, program: Program) -> None:
+    """Nothing is timed under a condition that it was not in. Raises BackendUnavailable."""
+    if case.l2_cache == "cold" and case.device == "cuda" and not isinstance(program, TimedByEvents):
+        raise BackendUnavailable(
+            f"l2_cache = 'cold': backend {case.backend!r} cannot flush the device's cache between runs"
+        )
+
+
 @dataclass(frozen=True)
 class Verified:
     """A program whose results are right. Only `_verified` makes one, and only one of these can be sampled."""
@@ -146,19 +173,36 @@ def _verified(program: Program, check: Check, metrics: Metrics, clock: Clock) ->
 
 
 def _sampled(
-    verified: Verified, effort: Effort, metrics: Metrics, memory: PeakMemory, clock: Clock
+    verified: Verified, case: Case, effort: Effort, metrics: Metrics, meters: Meters, clock: Clock
 ) -> tuple[Sampling, Metrics]:
-    memory.reset()
+    meters.memory.reset()
+    if meters.clocks is not None:
+        meters.clocks.start()
     steal, cpu_s = steal_ticks(), clock.cpu_s()
-    sampling = sample(verified.program, clock, effort)
+    sampling = sample(verified.program, clock, effort, cold=case.l2_cache == "cold")
     cpu_s, steal_fraction = clock.cpu_s() - cpu_s, _steal_fraction(steal, steal_ticks())
+    if meters.clocks is not None:
+        meters.clocks.stop()
+        metrics = _clocked(metrics, meters.clocks)
     runs = sampling.warmup_runs + sum(timed.loops for timed in sampling.samples)
     return sampling, replace(
         metrics,
-        run_peak_bytes=memory.bytes(),
+        run_peak_bytes=meters.memory.bytes(),
         warmup_runs=sampling.warmup_runs,
         cpu_s=cpu_s / runs,
         steal_fraction=steal_fraction,
+        timed_by="events" if isinstance(verified.program, TimedByEvents) else "host",
+    )
+
+
+def _clocked(metrics: Metrics, clocks: ClockWatch) -> Metrics:
+    return replace(
+        metrics,
+        sm_mhz_before=clocks.before.sm_mhz,
+        sm_mhz_after=clocks.after.sm_mhz,
+        memory_mhz_before=clocks.before.memory_mhz,
+        memory_mhz_after=clocks.after.memory_mhz,
+        throttling=clocks.throttling,
     )
 
 
@@ -175,7 +219,8 @@ def _accounted(program: Program, metrics: Metrics) -> Metrics:
     """The metrics with what the program itself says of its memory and size."""
     told, listing = program.memory(), program.listing()
     own = {f.name: getattr(told, f.name) for f in fields(told)}
-    return replace(metrics, **own, code_bytes=listing.code_bytes, graph_nodes=listing.graph_nodes)
+    size = {f.name: getattr(listing, f.name) for f in fields(listing) if f.name in METRICS}
+    return replace(metrics, **own, **size)
 
 
 def _steal_fraction(before: tuple[int, int] | None, after: tuple[int, int] | None) -> float | None:
@@ -184,20 +229,22 @@ def _steal_fraction(before: tuple[int, int] | None, after: tuple[int, int] | Non
     return (after[0] - before[0]) / (after[1] - before[1])
 
 
-def _known(request: Request, metrics: Metrics, memory: PeakMemory) -> Measurement:
+def _known(request: Request, metrics: Metrics, meters: Meters) -> Measurement:
     """A measurement without samples, each metric that is None given its reason."""
     return Measurement(
-        request.case, "ok", repeat=request.repeat, metrics=metrics, unknown=_reasons(request.case, metrics, memory)
+        request.case, "ok", repeat=request.repeat, metrics=metrics, unknown=_reasons(request.case, metrics, meters)
     )
 
 
-def _reasons(case: Case, metrics: Metrics, memory: PeakMemory) -> Mapping[str, str]:
+def _reasons(case: Case, metrics: Metrics, meters: Meters) -> Mapping[str, str]:
     reasons = dict.fromkeys(
-        ("base_bytes", "build_peak_bytes", "run_peak_bytes"), memory.why_unknown or "the runs did not end"
+        ("base_bytes", "build_peak_bytes", "run_peak_bytes"), meters.memory.why_unknown or "the runs did not end"
     )
     reasons["import_s"] = "the fork server had loaded the backend before this process began"
     reasons["steal_fraction"] = "not told by the system, or the runs took less than a tick of its clock"
-    if case.device == "cpu":
-        reasons |= dict.fromkeys(("device_bytes", "device_peak_bytes"), "the case runs on the CPU")
+    if meters.clocks is None:
+        reasons |= dict.fromkeys((*OF_DEVICE, *OF_CLOCKS), "the case runs on the CPU")
+    else:
+        reasons |= dict.fromkeys(OF_CLOCKS, meters.clocks.why_unknown)
     empty = (f.name for f in fields(metrics) if getattr(metrics, f.name) is None)
     return {name: reasons.get(name, f"backend {case.backend!r} does not tell") for name in empty}

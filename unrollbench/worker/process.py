@@ -30,7 +30,11 @@ PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that this process gets when its parent ends."""
 SPARED_FRACTION = 0.05
 """Of the memory that is available, so much is left to the checker, the runner and the rest of the machine."""
-MEMORY_WORDS = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "OutOfMemory", "out of memory", "can't allocate memory")
+MEMORY_WORDS = (
+    *("ResourceExhausted", "RESOURCE_EXHAUSTED", "OutOfMemory", "out of memory", "can't allocate memory"),
+    *("CUDA_ERROR_OUT_OF_MEMORY", "cudaErrorMemoryAllocation", "CUBLAS_STATUS_ALLOC_FAILED"),
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 """How the frameworks' own exceptions, which are not MemoryError, say that an allocation failed."""
 
 
