@@ -202,6 +202,9 @@ def from_json(data: Mapping[str, Any]) -> Case:
     for name in ("num_units", "lengths"):
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
+    limit = values["device_memory_limit"]
+    if isinstance(limit, float) and limit > 1 and limit.is_integer():
+        values["device_memory_limit"] = int(limit)  # a table with fractions beside it holds bytes as a float
     return Case(**values)
 
 

@@ -27,6 +27,9 @@ ODD = Case(
 ).canonical()
 
 
+ON_DEVICE = Case(device="cuda", device_memory_limit=2**30, matmul_precision="tf32", l2_cache="cold").canonical()
+
+
 def rebuilt(row: dict[str, Any]) -> Case:
     """The case of a row of results, from its columns alone."""
 
@@ -62,13 +65,33 @@ def test_what_has_a_unit_says_so_in_its_name() -> None:
     assert {name for name in real if not str(name).endswith(("_s", "_bytes"))} == set()
 
 
-@pytest.mark.parametrize("case", [ODD, Case().canonical(), Case(mode="train", swap_memory=True, unroll=4).canonical()])
+@pytest.mark.parametrize(
+    "case", [ODD, Case().canonical(), Case(mode="train", swap_memory=True, unroll=4).canonical(), ON_DEVICE]
+)
 def test_a_row_of_the_csv_is_enough_to_build_its_case_again(case: Case) -> None:
     text = frames.results(run_of(measured(case))).to_csv(index=False)
     frame = pd.read_csv(io.StringIO(text), dtype_backend="numpy_nullable")
     (row,) = frame.to_dict("records")
     assert rebuilt({str(name): value for name, value in row.items()}) == case
     assert row["case_key"] == case.key
+
+
+def test_bytes_and_fractions_of_one_table_are_told_apart() -> None:
+    limits: tuple[int | float, ...] = (2**30, 0.5, 1.0)
+    cases = [replace(ON_DEVICE, device_memory_limit=limit) for limit in limits]
+    text = frames.results(run_of(*map(measured, cases))).to_csv(index=False)
+    rows = pd.read_csv(io.StringIO(text), dtype_backend="numpy_nullable").to_dict("records")
+    assert [rebuilt({str(name): value for name, value in row.items()}) for row in rows] == cases
+
+
+def test_the_wall_s_time_stands_beside_that_of_the_events() -> None:
+    by_events = replace(measured(ON_DEVICE), samples=(Sample(2, 2e-3, 8e-3), Sample(2, 2e-3, 6e-3)))
+    run = run_of(by_events, measured(Case(seed=1)))
+    assert frames.results(run)["run_median_s"].iloc[0] == pytest.approx(1e-3)
+    assert frames.results(run)["run_host_median_s"].iloc[0] == pytest.approx(3.5e-3)
+    assert frames.results(run)["run_host_median_s"].isna().tolist() == [False, True]
+    assert frames.samples(run)["host_s"].iloc[0] == 8e-3
+    assert frames.samples(run)["host_s"].isna().sum() == len(run.measurements[1].samples)
 
 
 def test_figures_follow_from_the_samples() -> None:

@@ -9,7 +9,16 @@ import pytest
 
 from tests.runs import failed, measured, run_of, three_ways
 from unrollbench.case import Case
-from unrollbench.report.groups import Variant, baseline, contrast, groups, processor_share, questions, run_memory_bytes
+from unrollbench.report.groups import (
+    Variant,
+    baseline,
+    contrast,
+    groups,
+    memory_bytes,
+    processor_share,
+    questions,
+    run_memory_bytes,
+)
 
 LOOP = Case(execution="dynamic", mode="train")
 
@@ -119,3 +128,19 @@ def test_questions_are_static_and_the_fastest_each_against_its_own_backends_loop
 def test_memory_is_unknown_if_either_end_is() -> None:
     assert run_memory_bytes(measured(LOOP, memory_bytes=None).metrics) is None
     assert run_memory_bytes(measured(LOOP, memory_bytes=5).metrics) == 5
+
+
+def test_memory_of_a_case_on_a_device_is_the_device_s_and_never_the_processor_s() -> None:
+    case = Case(device="cuda")
+    found = measured(case, memory_bytes=5)
+    assert memory_bytes(found) is None
+    assert memory_bytes(replace(found, metrics=replace(found.metrics, device_peak_bytes=9))) == 9
+    assert memory_bytes(measured(Case(), memory_bytes=5)) == 5
+
+
+def test_tf32_is_a_variant_of_the_same_network_and_float32_its_baseline() -> None:
+    case = Case(device="cuda")
+    (group,) = groups(run_of(measured(replace(case, matmul_precision="tf32")), measured(case)))
+    assert [v.case.matmul_precision for v in group.variants] == ["float32", "tf32"]
+    assert group.baseline is group.variants[0]
+    assert group.varying == {"matmul_precision"}

@@ -44,6 +44,7 @@ def results(run: Run) -> pd.DataFrame:
         "run_median_s": "Float64",
         "run_min_s": "Float64",
         "run_iqr_s": "Float64",
+        "run_host_median_s": "Float64",
         "samples_count": "Int64",
         "gflops_per_s": "Float64",
         **_metrics(),
@@ -64,13 +65,14 @@ def samples(run: Run) -> pd.DataFrame:
             "loops": sample.loops,
             "elapsed_s": sample.elapsed_s,
             "run_s": sample.run_s,
+            "host_s": sample.host_s,
         }
         for m, key in ((m, m.case.key) for m in run.measurements)
         for number, sample in enumerate(m.samples)
     )
     whole, text, real = "Int64", "string", "Float64"
     columns = {"run_id": text, "case_key": text, "repeat": whole, "sample": whole, "loops": whole}
-    return _frame(rows, {**columns, "elapsed_s": real, "run_s": real})
+    return _frame(rows, {**columns, "elapsed_s": real, "run_s": real, "host_s": real})
 
 
 def gflops_per_s(measurement: Measurement) -> float | None:
@@ -100,6 +102,7 @@ def _result(run: Run, m: Measurement) -> dict[str, Any]:
         "run_median_s": stats.median(times),
         "run_min_s": min(times, default=None),
         "run_iqr_s": stats.iqr(times),
+        "run_host_median_s": stats.median([s.host_s / s.loops for s in m.samples if s.host_s is not None]),
         "samples_count": len(times),
         "gflops_per_s": gflops_per_s(m),
         **{name: getattr(m.metrics, name) for name in _metrics()},

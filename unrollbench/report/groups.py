@@ -49,8 +49,8 @@ class Variant:
 
     @property
     def run_memory_bytes(self) -> stats.Processes:
-        """Resident bytes at the peak of the timed runs above the process's start, per process."""
-        return [[value] for m in self.ok if (value := run_memory_bytes(m.metrics)) is not None]
+        """What the timed runs took of the memory that the case runs in (see `memory_bytes`), per process."""
+        return [[value] for m in self.ok if (value := memory_bytes(m)) is not None]
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -101,6 +101,13 @@ def processor_share(measurement: Measurement) -> float | None:
     if cpu_s is None or not samples or case.threads != 1 or case.device != "cpu":
         return None
     return min(1.0, cpu_s * sum(s.loops for s in samples) / sum(s.elapsed_s for s in samples))
+
+
+def memory_bytes(measurement: Measurement) -> int | None:
+    """The peak of what the program allocated of its device; on the processor `run_memory_bytes`."""
+    if measurement.case.device != "cpu":
+        return measurement.metrics.device_peak_bytes
+    return run_memory_bytes(measurement.metrics)
 
 
 def run_memory_bytes(metrics: Metrics) -> int | None:

@@ -23,8 +23,8 @@ from unrollbench.report.groups import (
     build_memory_bytes,
     contrast,
     groups,
+    memory_bytes,
     questions,
-    run_memory_bytes,
 )
 
 
@@ -217,7 +217,7 @@ def _row(m: Measurement) -> Row:
         str(len(times)),
         wording.UNKNOWN if rate is None else f"{rate:.3g}",
         wording.size(build_memory_bytes(metrics)),
-        wording.size(run_memory_bytes(metrics)),
+        wording.size(memory_bytes(m)),
         wording.size(sum(known)) if len(known) == len(own) else wording.UNKNOWN,
         wording.count(metrics.graph_nodes),
         wording.size(metrics.code_bytes),
@@ -227,9 +227,12 @@ def _row(m: Measurement) -> Row:
 
 
 def _unknown(run: Run) -> list[tuple[str, str, int]]:
-    """(figure, reason, how many measurements) of every figure that could not be known."""
+    """(figures, reason, how many measurements) of all that could not be known; figures of one reason together."""
     counts: dict[tuple[str, str], int] = {}
     for m in run.measurements:
         for name, reason in m.unknown.items():
             counts[name, reason] = counts.get((name, reason), 0) + 1
-    return [(name, reason, number) for (name, reason), number in counts.items()]
+    together: dict[tuple[str, int], list[str]] = {}
+    for (name, reason), number in counts.items():
+        together.setdefault((reason, number), []).append(name)
+    return [(", ".join(names), reason, number) for (reason, number), names in together.items()]
