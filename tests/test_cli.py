@@ -407,7 +407,7 @@ def test_ceilings_shows_a_line_per_limit(monkeypatch: pytest.MonkeyPatch, capsys
         Ceiling("multiply-add", "float32", 1, 232.81, "GFLOP/s"),
         Ceiling("read", "float32", 1, 443.9, "GB/s", 16384),
     )
-    monkeypatch.setattr("unrollbench.probe.ceilings", lambda threads: found)
+    monkeypatch.setattr("unrollbench.probe.ceilings", lambda wanted: found)
     assert cli.main(["ceilings", "--threads", "1"]) == 0
     _, arithmetic, reading = capsys.readouterr().out.splitlines()
     assert arithmetic.split() == ["multiply-add", "in", "registers", "232.8", "GFLOP/s"]

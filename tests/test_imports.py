@@ -27,7 +27,7 @@ LAYERS = """
     reference measure worker.request stats
     backends
     kernels graph
-    schedule cells
+    schedule cells roofline
     tensors records
     case
     definition

@@ -8,6 +8,7 @@ from tests import fake_backend
 from unrollbench import probe
 from unrollbench.case import Case
 from unrollbench.errors import UnrollbenchError
+from unrollbench.roofline import Wanted
 
 
 @pytest.fixture
@@ -31,6 +32,16 @@ def test_what_cannot_be_built_is_an_error_with_the_reason(backend: str, reason: 
     case = Case(**{**vars(fake_backend.SMALL), "backend": backend})
     with pytest.raises(UnrollbenchError, match=reason):
         probe.listing(case)
+
+
+def test_ceilings_are_those_that_were_asked_for() -> None:
+    found = probe.ceilings([Wanted(1, "float32", (16384, 65536)), Wanted(1, "float64", ())], try_s=0.0)
+    assert [(c.name, c.dtype, c.bytes_per_thread) for c in found] == [
+        ("multiply-add", "float32", None),
+        ("read", "float32", 16384),
+        ("read", "float32", 65536),
+        ("multiply-add", "float64", None),
+    ]
 
 
 def test_a_bug_in_a_backend_is_told_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,17 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.fake_backend import SMALL
-from unrollbench import runner
+from unrollbench import probe, runner
 from unrollbench.case import Case
-from unrollbench.errors import RunError
+from unrollbench.errors import RunError, UnrollbenchError
 from unrollbench.plan import Plan
-from unrollbench.records import Environment
+from unrollbench.records import Ceiling, Environment
+from unrollbench.roofline import Wanted
 from unrollbench.runner import Progress, execute, remaining_s
 from unrollbench.store import Store
 from unrollbench.suite import Suite
@@ -26,9 +28,13 @@ from unrollbench.suite import Suite
 ROOT = Path(__file__).parents[1]
 
 
+PEAK = Ceiling("multiply-add", "float32", 1, 200.0, "GFLOP/s")
+
+
 @pytest.fixture(autouse=True)
 def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "ALWAYS", ("tests.fake_backend:register",))
+    monkeypatch.setattr(probe, "ceilings", lambda wanted, try_s: (PEAK,))
 
 
 def planned(*cases: Case, repeats: int = 1) -> Plan:
@@ -106,6 +112,7 @@ def test_a_runner_ended_with_its_worker_at_work_loses_nothing_finished(tmp_path:
     script = (
         "from tests import test_runner as t; from unrollbench import runner\n"
         "runner.ALWAYS = ('tests.fake_backend:register',)\n"
+        "runner.probe.ceilings = lambda wanted, try_s: ()\n"
         f"t.execute(t.planned(*t.variants('fake_slow', 4)), t.Store({str(path)!r}))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
@@ -140,6 +147,36 @@ def test_a_complete_run_has_nothing_to_resume(tmp_path: Path) -> None:
         run = execute(plan, store)
         again = execute(plan, store, resume=run.id)
     assert again.measurements == run.measurements
+
+
+def test_the_ceilings_of_the_cases_are_measured_once_and_kept_through_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Sequence[Wanted]] = []
+
+    def ceilings(wanted: Sequence[Wanted], try_s: float) -> tuple[Ceiling, ...]:
+        asked.append(wanted)
+        return (PEAK,)
+
+    monkeypatch.setattr(probe, "ceilings", ceilings)
+    too_many = replace(SMALL, backend="fake", threads=10_000)
+    with Store(tmp_path / "runs.sqlite") as store:
+        run = execute(planned(*variants("fake", 2), too_many), store)
+        assert execute(planned(), store, resume=run.id).ceilings == run.ceilings == (PEAK,)
+    assert [[one.threads for one in wanted] for wanted in asked] == [[1]]
+
+
+def test_a_run_goes_on_where_ceilings_cannot_be_measured_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(wanted: Sequence[Wanted], try_s: float) -> tuple[Ceiling, ...]:
+        raise UnrollbenchError("no vectors here")
+
+    monkeypatch.setattr(probe, "ceilings", broken)
+    with Store(tmp_path / "runs.sqlite") as store:
+        run = execute(planned(*variants("fake", 1)), store)
+    assert [m.status for m in run.measurements] == ["ok"]
+    assert (run.ceilings, run.ceilings_unknown) == ((), "measuring them failed: no vectors here")
 
 
 def test_time_left_follows_the_estimate_first_and_experience_later() -> None:

@@ -19,6 +19,7 @@ from unrollbench.errors import StoreError
 from unrollbench.records import (
     SCHEMA_VERSION,
     STATUSES,
+    Ceiling,
     Environment,
     Measurement,
     Metrics,
@@ -83,6 +84,29 @@ def test_a_run_comes_back_exactly(tmp_path: Path) -> None:
             RUN, measurements=(WHOLE,), planned=3, finished_at="2026-01-01T00:01:00+00:00"
         )
         assert store.planned("r1") == CASES
+
+
+def test_ceilings_come_back_exactly_with_their_run_and_replace_earlier_ones(tmp_path: Path) -> None:
+    found = (Ceiling("multiply-add", "float32", 2, 0.1 + 0.2, "GFLOP/s"), Ceiling("read", "float32", 2, 1e9, "GB/s", 7))
+    with Store(tmp_path / "runs.sqlite") as store:
+        store.begin(RUN, CASES)
+        store.begin(replace(RUN, id="r2"), CASES)
+        assert (store.run("r1").ceilings, store.run("r1").ceilings_unknown) == ((), None)
+        store.add_ceilings("r1", (), "no time")
+        assert (store.run("r1").ceilings, store.run("r1").ceilings_unknown) == ((), "no time")
+        store.add_ceilings("r1", found)
+    with Store(tmp_path / "runs.sqlite") as store:
+        assert (store.run("r1").ceilings, store.run("r1").ceilings_unknown) == (found, None)
+        assert store.run("r2").ceilings == ()
+
+
+def test_a_database_without_a_table_of_ceilings_is_read_and_gets_one(tmp_path: Path) -> None:
+    with Store(tmp_path / "runs.sqlite") as store:
+        store.begin(RUN, CASES)
+        assert store._rows("SELECT name FROM sqlite_master WHERE name = 'ceilings'") == []
+        assert store.run().ceilings == ()
+        store.add_ceilings("r1", (Ceiling("read", "float64", 1, 1.0, "GB/s", 7),))
+        assert len(store.run().ceilings) == 1
 
 
 def test_the_newest_run_is_the_default(tmp_path: Path) -> None:

@@ -176,13 +176,14 @@ def ceilings(arguments: argparse.Namespace) -> int:
     from unrollbench import probe
     from unrollbench.measure.affinity import usable_cpus
     from unrollbench.report import wording
+    from unrollbench.roofline import Wanted
 
     available = len(usable_cpus())
     if arguments.threads is not None and arguments.threads > available:
         raise UnrollbenchError(f"--threads {arguments.threads}: only {available} processors can be used here")
     for threads in dict.fromkeys((1, available) if arguments.threads is None else (arguments.threads,)):
         say(f"{threads} thread{'s' * (threads > 1)}, float32, the best of several tries")
-        for found in probe.ceilings(threads):
+        for found in probe.ceilings([Wanted(threads)]):
             where = "in registers" if found.bytes_per_thread is None else f"{wording.size(found.bytes_per_thread)} each"
             say(f"  {found.name:12}  {where:14}  {found.value:8.1f} {found.unit}")
     return DONE

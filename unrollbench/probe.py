@@ -1,6 +1,6 @@
 """Questions to a backend, answered in a process of its own, so that the asking one stays light and cannot crash.
 
-question   {"listing": CASE}, {"availability": NAME}, {"ceilings": THREADS} or {"conformance": NAME}
+question   {"listing": CASE}, {"availability": NAME}, {"ceilings": WANTED} or {"conformance": NAME}
 answer     lines of JSON: {"answer": ...}, one or, for conformance, one per statement; or {"error": REASON}
 """
 
@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -21,6 +21,7 @@ from unrollbench.backends import Availability, Listing
 from unrollbench.case import Case, from_json, to_json
 from unrollbench.errors import UnrollbenchError
 from unrollbench.records import Ceiling, Check
+from unrollbench.roofline import Wanted
 
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from unrollbench.probe import main; main(sys.argv[2])"
 """Finds the same modules as this process, however it found them."""
@@ -41,9 +42,10 @@ def availability(name: str) -> Availability:
         return Availability(name, reason=str(error))
 
 
-def ceilings(threads: int) -> tuple[Ceiling, ...]:
-    """This machine's limits, measured with that many threads, each on a processor of its own."""
-    return tuple(Ceiling(**found) for found in _ask({"ceilings": threads})["ceilings"])
+def ceilings(wanted: Sequence[Wanted], try_s: float | None = None) -> tuple[Ceiling, ...]:
+    """This machine's limits, each thread on a processor of its own; `try_s` is a tenth of the seconds for each."""
+    question = {"ceilings": [asdict(one) for one in wanted], "try_s": try_s}
+    return tuple(Ceiling(**found) for found in _ask(question)["ceilings"])
 
 
 def conformance(name: str) -> Iterator[Check]:
@@ -81,7 +83,8 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
     if "ceilings" in question:
         from unrollbench.kernels import ceilings as limits
 
-        return {"ceilings": [asdict(found) for found in limits.measure(question["ceilings"])]}
+        found_for = (limits.measure(**one, try_s=question["try_s"]) for one in question["ceilings"])
+        return {"ceilings": [asdict(found) for measured in found_for for found in measured]}
     if "availability" in question:
         found = backends.availability(question["availability"])
         return asdict(found) | {"versions": dict(found.versions)}

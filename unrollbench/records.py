@@ -3,7 +3,7 @@
 Schema history:
 1  first version
 2  accelerators: a case's matmul_precision, device_memory_limit, allow_growth and l2_cache; a sample's host_s; metrics
-   of an accelerator, and timed_by. What version 1 has not is None: its rows are read as they are.
+   of an accelerator, and timed_by; a run's ceilings. What version 1 has not is None: its rows are read as they are.
 """
 
 from __future__ import annotations
@@ -153,7 +153,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Run:
-    """The measurements of one suite on one machine. `finished_at` is None while a run is going or was cut short."""
+    """The measurements of one suite on one machine. `finished_at` is None while a run is going or was cut short.
+
+    ceilings: the machine's limits as they were measured before the first case; ceilings_unknown: why there are none.
+    """
 
     id: str
     suite: str
@@ -163,6 +166,8 @@ class Run:
     finished_at: str | None = None
     suite_source: str = ""
     planned: int = 0
+    ceilings: tuple[Ceiling, ...] = ()
+    ceilings_unknown: str | None = None
 
 
 def measurement_to_json(measurement: Measurement) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from unrollbench import plan as planning
+from unrollbench import probe, roofline
 from unrollbench.case import Case
-from unrollbench.errors import RunError
+from unrollbench.errors import RunError, UnrollbenchError
+from unrollbench.measure.affinity import usable_cpus
 from unrollbench.measure.environment import FINGERPRINTED, environment
 from unrollbench.plan import Plan
 from unrollbench.records import Environment, Measurement, Run
@@ -32,6 +34,8 @@ PRELOADS: Mapping[str, tuple[str, ...]] = {
 """Backend -> what its fork server loads once. Not those that start threads when loaded (ONNX Runtime) or forbid forks
 afterwards (JAX): their workers load them, which is told as import_s."""
 ALWAYS = ("unrollbench.reference",)
+CEILING_TRY_S = 0.01
+"""A tenth of a second for each ceiling: a run has two to twenty, and its user waits for them."""
 LOCK = Path(f"/tmp/unrollbench-{os.getuid()}.lock")
 """Held by the run that is measuring; not in TMPDIR, since runs with different ones share the machine all the same."""
 
@@ -69,6 +73,7 @@ def execute(
     with _alone(on_wait):
         here = environment()
         run_id = _begun(plan, store, here) if resume is None else _resumable(store, resume, here)
+        _measure_ceilings(store, run_id)
         return _executed(plan, store, run_id, on_progress)
 
 
@@ -125,6 +130,18 @@ def _resumable(store: Store, run_id: str, here: Environment) -> str:
         f"run {run.id} cannot be resumed: its measurements and new ones could not be compared"
         f" ({'; '.join(differences) or 'the installed memory differs'}); begin a new run"
     )
+
+
+def _measure_ceilings(store: Store, run_id: str) -> None:
+    """The run has the ceilings of its cases, or the reason why not: measured once, and before any case."""
+    if store.run(run_id).ceilings:
+        return
+    available = len(usable_cpus())
+    wanted = [one for one in roofline.wanted(store.planned(run_id)) if one.threads <= available]
+    try:
+        store.add_ceilings(run_id, probe.ceilings(wanted, try_s=CEILING_TRY_S) if wanted else ())
+    except UnrollbenchError as error:
+        store.add_ceilings(run_id, (), f"measuring them failed: {error}")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,7 @@ from unrollbench.errors import StoreError
 from unrollbench.records import (
     READABLE_VERSIONS,
     SCHEMA_VERSION,
+    Ceiling,
     Environment,
     Measurement,
     Run,
@@ -54,6 +56,8 @@ CREATE TABLE measurements (
     PRIMARY KEY (run_id, case_key, repeat)
 );
 """
+CEILINGS = "CREATE TABLE IF NOT EXISTS ceilings (run_id TEXT PRIMARY KEY REFERENCES runs (id), data TEXT NOT NULL)"
+"""Made with the first row in it, as databases of schema version 1 have no such table."""
 WAIT_S = 10.0
 """How long to wait while another process writes."""
 
@@ -122,6 +126,13 @@ class Store:
                 (*row, json.dumps(measurement_to_json(measurement))),
             )
 
+    def add_ceilings(self, run_id: str, ceilings: Sequence[Ceiling], unknown: str | None = None) -> None:
+        """The run has these ceilings, in place of earlier ones; or none, for the reason `unknown`."""
+        data = json.dumps({"ceilings": [asdict(one) for one in ceilings], "unknown": unknown})
+        with self._transaction() as database:
+            database.execute(CEILINGS)
+            database.execute("INSERT OR REPLACE INTO ceilings VALUES (?, ?)", (run_id, data))
+
     def finish(self, run_id: str, finished_at: str) -> None:
         """The run is recorded as complete."""
         with self._transaction() as database:
@@ -142,10 +153,11 @@ class Store:
         )
         with self._decoding():
             measurements = tuple(measurement_from_json(json.loads(data)) for (data,) in rows)
-        return Run(**{**vars(run), "measurements": measurements})
+            ceilings, unknown = self._ceilings(run.id)
+        return replace(run, measurements=measurements, ceilings=ceilings, ceilings_unknown=unknown)
 
     def runs(self) -> list[Run]:
-        """All runs, the oldest first, without their measurements."""
+        """All runs, the oldest first, without their measurements and ceilings."""
         rows = self._rows(
             "SELECT id, suite, started_at, fingerprint, facts, finished_at, suite_source,"
             " (SELECT count(*) FROM planned WHERE run_id = runs.id) FROM runs ORDER BY started_at, rowid"
@@ -183,6 +195,15 @@ class Store:
         )
         with self._decoding():
             return tuple((from_json(json.loads(data)), repeat) for data, repeat in rows)
+
+    def _ceilings(self, run_id: str) -> tuple[tuple[Ceiling, ...], str | None]:
+        """The run's ceilings, and why there are none; neither where it measured none."""
+        made = self._rows("SELECT name FROM sqlite_master WHERE name = 'ceilings'")
+        rows = self._rows("SELECT data FROM ceilings WHERE run_id = ?", run_id) if made else []
+        if not rows:
+            return (), None
+        found = json.loads(rows[0][0])
+        return tuple(Ceiling(**one) for one in found["ceilings"]), found["unknown"]
 
     def _open(self) -> None:
         """The database is one of ours, of this version; an empty file becomes one."""

@@ -24,6 +24,11 @@ def test_arithmetic_comes_first_and_then_a_bandwidth_for_each_working_set() -> N
     assert all(c.value > 0 and c.threads == 1 and c.dtype == "float32" for c in found)
 
 
+def test_the_working_sets_can_be_chosen() -> None:
+    found = list(ceilings.measure(1, "float64", (20_000,), 0.0))
+    assert [(c.dtype, c.bytes_per_thread) for c in found] == [("float64", None), ("float64", 20_000)]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_loops_survive_optimisation(dtype: str) -> None:
     """Twelve sums stay twelve instructions in the loop; a loop that was left out would take no time and no code."""

@@ -6,7 +6,7 @@ The best of several tries is reported, since a limit is what the machine can do 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from llvmlite import ir
@@ -21,43 +21,54 @@ from unrollbench.kernels.simd import vector
 from unrollbench.kernels.threads import Team
 from unrollbench.kernels.words import peek
 from unrollbench.records import Ceiling
+from unrollbench.roofline import MULTIPLY_ADD, READ
 
 CHAINS = 12
 """Independent sums: enough to hide a multiply-add's latency on two units, few enough for 16 registers."""
 TRY_S = 0.02
+"""Every ceiling is tried for TRIES times so long."""
 TRIES = 10
 KIBI = 1024
 SIZES_BYTES = tuple(KIBI * size for size in (16, 256, 1024, 4 * KIBI, 16 * KIBI, 64 * KIBI, 256 * KIBI))
 """Bytes per thread that are read again and again: the smaller fit into caches, the largest into none that is common."""
+ROUND_BYTES = 32 * KIBI * KIBI
+"""What one run reads at least: a millisecond's work, beside which starting the threads is nothing."""
 
 
-def measure(threads: int, dtype: str = "float32") -> Iterator[Ceiling]:
-    """The peak of multiply-adds in GFLOP/s, then the read bandwidth in GB/s for each working set."""
+def measure(
+    threads: int, dtype: str = "float32", sizes_bytes: Sequence[int] | None = None, try_s: float | None = None
+) -> Iterator[Ceiling]:
+    """The peak of multiply-adds in GFLOP/s, then the read bandwidth in GB/s for each working set (SIZES_BYTES)."""
+    try_s = TRY_S if try_s is None else try_s
     team = Team(threads)
     try:
         kernel = _multiply_adds(dtype)
         count = 1_000_000
         flops = 2 * CHAINS * host.lanes(dtype) * count * threads
         yield Ceiling(
-            "multiply-add", dtype, threads, flops / _best_s(team, kernel, [(0, 0, count)] * threads) / 1e9, "GFLOP/s"
+            MULTIPLY_ADD,
+            dtype,
+            threads,
+            flops / _best_s(team, kernel, [(0, 0, count)] * threads, try_s) / 1e9,
+            "GFLOP/s",
         )
         kernel = _reads(dtype)
-        for size in SIZES_BYTES:
+        for size in SIZES_BYTES if sizes_bytes is None else sizes_bytes:
             buffers = [pack.aligned((size // DTYPES[dtype],), dtype) for _ in range(threads)]
             for buffer in buffers:
                 buffer[...] = 1.0  # untouched pages would all be the one zero page
-            rounds = max(1, SIZES_BYTES[-1] // 8 // size)
+            rounds = max(1, ROUND_BYTES // size)
             frames = [(buffer.ctypes.data, size, rounds) for buffer in buffers]
             step = CHAINS * host.lanes(dtype) * DTYPES[dtype]
             moved = size // step * step * rounds * threads  # what is left of a whole step is not read
-            yield Ceiling("read", dtype, threads, moved / _best_s(team, kernel, frames) / 1e9, "GB/s", size)
+            yield Ceiling(READ, dtype, threads, moved / _best_s(team, kernel, frames, try_s) / 1e9, "GB/s", size)
     finally:
         team.close()
 
 
-def _best_s(team: Team, kernel: Kernel, frames: list[tuple[int, int, int]]) -> float:
+def _best_s(team: Team, kernel: Kernel, frames: list[tuple[int, int, int]], try_s: float) -> float:
     """Seconds of the fastest of at least TRIES runs."""
-    table, best, ended, tries = np.array(frames, np.int64), float("inf"), time.perf_counter() + TRIES * TRY_S, 0
+    table, best, ended, tries = np.array(frames, np.int64), float("inf"), time.perf_counter() + TRIES * try_s, 0
     while tries < TRIES or time.perf_counter() < ended:
         started = time.perf_counter()
         team.run(kernel.address, table)

@@ -1,0 +1,137 @@
+"""What a machine's ceilings allow a case: the least time for its products, and for reading its recurrent weights.
+
+    multiply-add   the flops of all matrix products at the peak of multiply-adds in registers
+    read           the recurrent weights once per step (training: once more backwards), at the bandwidth of reading as
+                   many bytes again and again: a step needs the state of the one before, so no two share a reading
+
+The larger of the two times binds. Both are on the generous side, so that a share is rather too low than too high:
+products reach the peak only with nothing beside them, input weights and activations are read for nothing, and each
+thread reads its own part of the weights only, each layer by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from unrollbench.case import Case
+from unrollbench.records import Ceiling
+
+MULTIPLY_ADD, READ = "multiply-add", "read"
+"""Names of ceilings."""
+SMALLEST_BYTES = 16 * 1024
+"""What fits into any first-level cache; smaller working sets are not told apart."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Ceilings to measure with so many threads: the peak in this dtype, the bandwidth for each working set's bytes.
+
+    Without sizes_bytes: for working sets from the first-level cache's size to one beyond all caches.
+    """
+
+    threads: int
+    dtype: str = "float32"
+    sizes_bytes: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Attained:
+    """How near one run of a case came to the machine's ceilings; what is None is unknown, and `reason` says why.
+
+    `name` is the ceiling that binds, `share` the least time that it allows over the time taken, between 0 and 1. The
+    ceilings themselves are in the units of the rates; that of reading is the mean over layers, weighted by bytes.
+    """
+
+    gflops_per_s: float | None = None
+    weights_gb_per_s: float | None = None
+    gflops_per_s_ceiling: float | None = None
+    weights_gb_per_s_ceiling: float | None = None
+    name: str | None = None
+    share: float | None = None
+    reason: str | None = None
+
+
+def wanted(cases: Iterable[Case]) -> tuple[Wanted, ...]:
+    """The ceilings that bind the cases; cases on other devices than the CPU have none here."""
+    sizes: dict[tuple[int, str], set[int]] = {}
+    for case in cases:
+        if case.device == "cpu":
+            sizes.setdefault((case.threads, case.dtype), set()).update(_working_sets(case))
+    return tuple(Wanted(threads, dtype, tuple(sorted(found))) for (threads, dtype), found in sorted(sizes.items()))
+
+
+def attained(case: Case, run_s: float | None, ceilings: Sequence[Ceiling], why_none: str | None = None) -> Attained:
+    """What a run of `run_s` seconds attained. why_none: why there are no ceilings, where that is known."""
+    counted = steps(case)
+    if not run_s:
+        return Attained(reason="nothing was timed")
+    if counted is None:
+        return Attained(reason="the rows' lengths were drawn: the case alone does not tell how many steps there are")
+    gflop, gb = flops(case, counted[0]) / 1e9, recurrent_bytes(case, counted[1]) / 1e9
+    rates = Attained(gflops_per_s=gflop / run_s, weights_gb_per_s=gb / run_s)
+    peak, per_s = _peak(case, ceilings), _bandwidth(case, ceilings)
+    if peak is None or per_s is None:
+        return replace(
+            rates, reason=why_none or "this run has no ceilings for this device, dtype and number of threads"
+        )
+    name, least_s = max((MULTIPLY_ADD, gflop / peak), (READ, gb / per_s), key=lambda bound: bound[1])
+    known = replace(rates, gflops_per_s_ceiling=peak, weights_gb_per_s_ceiling=per_s, name=name)
+    if least_s > run_s:
+        beyond = f"the run was {least_s / run_s:.2f} times as fast as the ceiling, so that was measured too low"
+        return replace(known, reason=beyond)
+    return replace(known, share=least_s / run_s)
+
+
+def steps(case: Case) -> tuple[int, int] | None:
+    """(steps of all rows together, steps of the longest row); None where lengths are drawn."""
+    if case.lengths == "uniform":
+        return None
+    if isinstance(case.lengths, tuple):
+        return sum(case.lengths), max(case.lengths)
+    return case.sequence_length * case.batch_size, case.sequence_length
+
+
+def flops(case: Case, row_steps: int) -> float:
+    """Floating-point operations of the matrix products in so many steps of one row; see `Case.flops`."""
+    return case.flops * row_steps / (case.sequence_length * case.batch_size)
+
+
+def recurrent_bytes(case: Case, steps: int) -> int:
+    """Bytes of recurrent weights that so many steps read: once per step, in training once more on the way back."""
+    return (2 if case.mode == "train" else 1) * steps * sum(_recurrent(case))
+
+
+def _recurrent(case: Case) -> list[int]:
+    """Bytes of each layer's recurrent weights, the projection's included."""
+    return [
+        case.itemsize_bytes * (case.gates * units * outputs + (units * outputs if case.cell_options.num_proj else 0))
+        for _, units, outputs in case.layer_shapes
+    ]
+
+
+def _working_sets(case: Case) -> list[int]:
+    """Bytes of each layer's recurrent weights that one thread reads, where the threads share them."""
+    return [max(SMALLEST_BYTES, size // case.threads) for size in _recurrent(case)]
+
+
+def _peak(case: Case, ceilings: Sequence[Ceiling]) -> float | None:
+    return next((c.value for c in _of(case, ceilings) if c.name == MULTIPLY_ADD), None)
+
+
+def _bandwidth(case: Case, ceilings: Sequence[Ceiling]) -> float | None:
+    """GB/s of reading all layers one after the other, each at the bandwidth for its size; None if one is missing."""
+    by_size = {c.bytes_per_thread: c.value for c in _of(case, ceilings) if c.name == READ}
+    seconds = 0.0
+    for size, working_set in zip(_recurrent(case), _working_sets(case), strict=True):
+        if working_set not in by_size:
+            return None
+        seconds += size / by_size[working_set]
+    return sum(_recurrent(case)) / seconds
+
+
+def _of(case: Case, ceilings: Sequence[Ceiling]) -> list[Ceiling]:
+    """The ceilings that were measured in the case's dtype with its threads."""
+    if case.device != "cpu":
+        return []
+    return [c for c in ceilings if (c.dtype, c.threads) == (case.dtype, case.threads)]
