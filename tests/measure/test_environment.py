@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from unrollbench.measure.environment import FINGERPRINTED, environment, fingerprint, steal_ticks
+from unrollbench.measure.environment import FINGERPRINTED, environment, fingerprint, fingerprinted, steal_ticks
 
 CPUINFO = (
     "processor: 0\nmodel name\t: Some CPU\ncpu MHz : 2100.5\nflags : avx2 fma hypervisor avx512f\n\nprocessor: 1\n"
@@ -31,8 +32,17 @@ def machine(root: Path) -> Path:
     return root
 
 
+def one_gpu() -> tuple[Any, str]:
+    return {"driver": "580.65.06", "cuda": "13.0", "0": {"name": "Some GPU", "memory_bytes": 80 << 30}}, ""
+
+
+def no_gpu() -> tuple[Any, str]:
+    return None, "no NVIDIA driver: libcuda.so.1"
+
+
 def test_the_machine_is_read_from_the_system_s_files(tmp_path: Path) -> None:
-    facts = environment(machine(tmp_path), {"OMP_NUM_THREADS": "2", "HOME": "/home"}).facts
+    variables = {"OMP_NUM_THREADS": "2", "HOME": "/home", "CUDA_VISIBLE_DEVICES": "0"}
+    facts = environment(machine(tmp_path), variables, find_gpus=one_gpu).facts
     expected = {
         "cpu_model": "Some CPU",
         "cpu_vectors": ["avx2", "fma", "avx512f"],
@@ -46,6 +56,8 @@ def test_the_machine_is_read_from_the_system_s_files(tmp_path: Path) -> None:
         "steal_fraction": 0.1,
         "load_1m": 0.5,
         "settings": {"OMP_NUM_THREADS": "2"},
+        "cuda_settings": {"CUDA_VISIBLE_DEVICES": "0"},
+        "gpu": one_gpu()[0],
         "unknown": {},
     }
     assert {name: facts[name] for name in expected} == expected
@@ -58,6 +70,21 @@ def test_what_cannot_be_read_is_unknown_with_its_reason(tmp_path: Path) -> None:
     assert facts["steal_fraction"] is None
     assert {"governor", "turbo", "caches", "memory_bytes", "steal_fraction"} <= set(facts["unknown"])
     assert all(facts["unknown"].values())
+
+
+def test_a_machine_without_a_gpu_says_why(tmp_path: Path) -> None:
+    facts = environment(machine(tmp_path), {}, find_gpus=no_gpu).facts
+    assert facts["gpu"] is None
+    assert facts["unknown"] == {"gpu": "no NVIDIA driver: libcuda.so.1"}
+
+
+def test_a_gpu_is_part_of_the_fingerprint_only_where_cases_run_on_it(tmp_path: Path) -> None:
+    def of(find_gpus: Any, *devices: str, **variables: str) -> str:
+        return environment(machine(tmp_path), variables, devices=devices, find_gpus=find_gpus).fingerprint
+
+    assert of(one_gpu, "cpu") == of(no_gpu, "cpu") == of(one_gpu, "cpu", CUDA_LAUNCH_BLOCKING="1")
+    with_cuda = of(one_gpu, "cpu", "cuda"), of(no_gpu, "cuda"), of(one_gpu, "cuda", CUDA_LAUNCH_BLOCKING="1")
+    assert len({of(one_gpu, "cpu"), *with_cuda}) == 4
 
 
 def test_the_facts_are_plain_json(tmp_path: Path) -> None:
@@ -75,7 +102,7 @@ def test_the_fingerprint_changes_with_what_changes_results_and_with_nothing_else
 
 
 def test_everything_in_the_fingerprint_is_a_fact(tmp_path: Path) -> None:
-    assert set(FINGERPRINTED) <= set(environment(machine(tmp_path), {}).facts)
+    assert set(fingerprinted(("cpu", "cuda"))) <= set(environment(machine(tmp_path), {}).facts)
 
 
 def test_steal_time_is_told_apart_from_guests(tmp_path: Path) -> None:

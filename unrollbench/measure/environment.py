@@ -8,22 +8,30 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from unrollbench.measure.affinity import usable_cpus
+from unrollbench.measure.gpu import gpu_facts
 from unrollbench.measure.memory import ROOT, kilobytes
 from unrollbench.records import Environment
 
 PACKAGES: tuple[str, ...] = ("numba", "llvmlite", "numpy", "tensorflow-cpu", "tensorflow", "tf_keras", "jax", "jaxlib")
-PACKAGES += ("torch", "onnx", "onnxruntime", "openvino", "numba-cuda")
+PACKAGES += ("torch", "onnx", "onnxruntime", "openvino")
 """Distributions that compute something that is measured; those that are not installed are left out."""
+
+CUDA_PACKAGES: tuple[str, ...] = ("numba-cuda", "nvmath-python", "cuda-bindings", "nvidia-cublas", "nvidia-cublas-cu12")
+CUDA_PACKAGES += ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "jax-cuda12-plugin", "jax-cuda13-plugin", "triton")
+"""The same, of what computes on a GPU only."""
 
 SETTINGS: tuple[str, ...] = ("OMP_", "MKL_", "OPENBLAS_", "NUMBA_", "KMP_", "GOMP_", "XLA_", "JAX_", "MALLOC_")
 SETTINGS += ("LD_PRELOAD", "TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "TF_NUM_", "TF_USE_LEGACY_KERAS")
 """Prefixes of environment variables that change how the measured libraries compute or allocate."""
+
+CUDA_SETTINGS: tuple[str, ...] = ("CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_TF32_OVERRIDE")
+"""The same of the libraries that measure on a GPU."""
 
 VECTORS: tuple[str, ...] = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_bf16")
 VECTORS += ("amx_tile", "asimd", "sve")
@@ -33,22 +41,39 @@ FINGERPRINTED: tuple[str, ...] = ("machine", "cpu_model", "cpu_vectors", "cpus_u
 FINGERPRINTED += ("governor", "turbo", "kernel", "libc", "python", "versions", "settings")
 """Facts that must be equal where results are compared. unrollbench's own version is not one: it is what is compared."""
 
+FINGERPRINTED_WITH_CUDA: tuple[str, ...] = ("gpu", "cuda_versions", "cuda_settings")
+"""Facts that must be equal as well where cases run on a GPU; a new driver does not part runs on the processor."""
 
-def environment(root: Path = ROOT, variables: Mapping[str, str] = os.environ) -> Environment:
-    """What is known of this machine now. A fact that cannot be read is None, with the reason in facts["unknown"]."""
+
+def environment(
+    root: Path = ROOT,
+    variables: Mapping[str, str] = os.environ,
+    *,
+    devices: Collection[str] = ("cpu",),
+    find_gpus: Callable[[], tuple[Any, str]] = gpu_facts,
+) -> Environment:
+    """What is known of this machine now. A fact that cannot be read is None, with the reason in facts["unknown"].
+
+    devices: those that cases run on; what they do not run on is no part of the fingerprint.
+    """
     facts: dict[str, Any] = dict(_software(variables))
     unknown: dict[str, str] = {}
-    for name, (value, reason) in _machine(root):
+    for name, (value, reason) in (*_machine(root), ("gpu", find_gpus())):
         facts[name] = value
         if value is None:
             unknown[name] = reason
     facts["unknown"] = unknown
-    return Environment(fingerprint(facts), facts)
+    return Environment(fingerprint(facts, devices), facts)
 
 
-def fingerprint(facts: Mapping[str, Any]) -> str:
-    """Twelve hex digits, equal where all of FINGERPRINTED and the installed memory (in GiB) are equal."""
-    told = {name: facts.get(name) for name in FINGERPRINTED}
+def fingerprinted(devices: Collection[str] = ("cpu",)) -> tuple[str, ...]:
+    """The facts that must be equal where results on these devices are compared."""
+    return FINGERPRINTED + FINGERPRINTED_WITH_CUDA if "cuda" in devices else FINGERPRINTED
+
+
+def fingerprint(facts: Mapping[str, Any], devices: Collection[str] = ("cpu",)) -> str:
+    """Twelve hex digits, equal where all of `fingerprinted` and the installed memory (in GiB) are equal."""
+    told = {name: facts.get(name) for name in fingerprinted(devices)}
     told["memory_gib"] = round((facts.get("memory_bytes") or 0) / 2**30)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -71,8 +96,10 @@ def _software(variables: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     yield "python", f"{platform.python_implementation()} {platform.python_version()}"
     yield "interpreter", sys.executable
     yield "unrollbench", _version("unrollbench")
-    yield "versions", {name: found for name in PACKAGES if (found := _version(name)) is not None}
+    yield "versions", _versions(PACKAGES)
+    yield "cuda_versions", _versions(CUDA_PACKAGES)
     yield "settings", {k: v for k, v in sorted(variables.items()) if k.startswith(SETTINGS)}
+    yield "cuda_settings", {k: v for k, v in sorted(variables.items()) if k.startswith(CUDA_SETTINGS)}
     yield "cpu_count", os.cpu_count()
     yield "cpus_usable", len(usable_cpus())
 
@@ -147,6 +174,10 @@ def _text(path: Path) -> str | None:
 
 def _number(text: str | None) -> float | None:
     return None if text is None else float(text)
+
+
+def _versions(names: Iterable[str]) -> dict[str, str]:
+    return {name: found for name in names if (found := _version(name)) is not None}
 
 
 def _version(name: str) -> str | None:
