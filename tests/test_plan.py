@@ -53,6 +53,16 @@ def test_expanding_never_yields_a_duplicate_and_its_order_is_stable(axes: dict[s
     assert plan.make(suite_of(text)).cases == planned
 
 
+def test_the_cases_of_one_network_are_next_to_each_other_however_they_are_written() -> None:
+    axes = 'mode = ["forward", "train"]\nthreads = [1, 2]\n'
+    text = f'{axes}[[include]]\nexecution = "static"\n[[include]]\nbackend = "torch"\nexecution = "library"\n'
+    planned = plan.make(suite_of(text)).cases
+    networks = [case.network for case in planned]
+    assert networks == [network for network in dict.fromkeys(networks) for _ in range(3)]
+    assert [(c.mode, c.threads) for c in planned[::3]] == [("forward", 1), ("forward", 2), ("train", 1), ("train", 2)]
+    assert [c.execution for c in planned[:3]] == ["dynamic", "static", "library"]
+
+
 def test_the_last_axis_varies_fastest() -> None:
     planned = plan.make(suite_of("sequence_length = [8, 4]\nbatch_size = [2, 1]")).cases
     assert [(case.sequence_length, case.batch_size) for case in planned] == [(8, 2), (8, 1), (4, 2), (4, 1)]

@@ -20,7 +20,9 @@ MAX_PROCESSES = 100_000
 
 @dataclass(frozen=True)
 class Plan:
-    """The cases to run: canonical, each once, group by group in the order written.
+    """The cases to run: canonical, each once, in the order written, but all cases of one network next to each other.
+
+    So a slow moment of the machine meets all that are held against each other, and repeats are whole rounds of them.
 
     left_out: one line for each group of which a budget left cases out.
     """
@@ -48,7 +50,7 @@ def make(suite: Suite, *, filters: Sequence[str] = ()) -> Plan:
     Raises SuiteError if a filter cannot be read or the repeats are too many, NothingLeft if no case fits.
     """
     wanted = parse_filters(filters)
-    cases = tuple(dict.fromkeys(case for group in suite.groups for case in group.cases))
+    cases = _side_by_side(case for group in suite.groups for case in group.cases)
     kept = tuple(case for case in cases if all(one.matches(case, label(case)) for one in wanted))
     if not kept:
         options = " ".join(f'--filter "{text}"' for text in filters)
@@ -59,6 +61,14 @@ def make(suite: Suite, *, filters: Sequence[str] = ()) -> Plan:
         most = MAX_PROCESSES // len(kept)
         raise SuiteError([f"{got}: expected at most {most}: fewer repeats, or fewer cases"])
     return Plan(suite, kept)
+
+
+def _side_by_side(cases: Iterable[Case]) -> tuple[Case, ...]:
+    """Each case once, network by network, in the order in which networks and their cases first come."""
+    networks: dict[Case, dict[Case, None]] = {}
+    for case in cases:
+        networks.setdefault(case.network, {})[case] = None
+    return tuple(case for of_network in networks.values() for case in of_network)
 
 
 def estimate(plan: Plan) -> Estimate:
