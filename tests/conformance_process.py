@@ -27,7 +27,7 @@ class Records:
 
     def executions(self, mode: str) -> set[str]:
         """The executions of which any statement held in that mode."""
-        return {name.split(":")[0] for name, own in self.passed.items() if own == mode}
+        return {name.split(":")[0] for name, own in self.passed.items() if own == mode and ":" in name}
 
 
 def records(backend: str, *, warnings: str = "error") -> Records:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -312,6 +313,28 @@ def test_env_tells_of_every_backend_why_it_is_missing_or_its_versions(
     assert said.count("missing: pip install it") == len(backends.names()) - 1
 
 
+def test_env_says_why_cuda_is_missing_or_shows_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unrollbench import backends, probe
+    from unrollbench.measure import environment
+
+    def told(found: tuple[Any, str]) -> str:
+        original = environment.environment
+        with monkeypatch.context() as patched:
+            patched.setattr(environment, "environment", lambda **options: original(find_gpus=lambda: found, **options))
+            assert cli.main(["env"]) == 0
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(probe, "availability", lambda name: backends.Availability(name))
+    missing = told((None, "no NVIDIA driver: libcuda.so.1"))
+    assert re.search(r"^gpu +unknown: no NVIDIA driver: libcuda\.so\.1$", missing, re.MULTILINE)
+    assert "fingerprint with cuda" not in missing
+    found = told(({"driver": "580.65.06", "cuda": "13.0", "0": {"name": "Some GPU", "memory_bytes": 80 << 30}}, ""))
+    for line in (r"gpu\.cuda +13\.0", r"gpu\.0\.name +Some GPU", r"gpu\.0\.memory +80\.0 GiB", "fingerprint with cuda"):
+        assert re.search(f"^{line}", found, re.MULTILINE)
+
+
 def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     cli.say("a\x1b[31m\x00\tb\x9b\nü")
     assert capsys.readouterr().out == "a\\x1b[31m\\x00\tb\\x9b\nü\n"
@@ -429,8 +452,15 @@ def test_check_backend_ends_as_its_statements_did(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     found = [Check(f"static: {status}", status, None if status == "passed" else "why", Case()) for status in statuses]
-    monkeypatch.setattr("unrollbench.probe.conformance", lambda name: iter(found))
-    assert cli.main(["check-backend", "numba_cpu"]) == code
+    asked: list[str | None] = []
+
+    def conformance(name: str, device: str | None) -> Iterator[Check]:
+        asked.append(device)
+        return iter(found)
+
+    monkeypatch.setattr("unrollbench.probe.conformance", conformance)
+    assert cli.main(["check-backend", "numba_cpu", "--device", "cuda"]) == code
+    assert asked == ["cuda"]
     told = capsys.readouterr().out
     assert all(f"{status:7}  static: {status}" in told for status in statuses)
     assert told.splitlines()[-1].startswith(f"numba_cpu: {statuses.count('passed')} passed")

@@ -16,7 +16,7 @@ import pytest
 from unrollbench import backends, conformance, definition, reference
 from unrollbench.backends import limits
 from unrollbench.case import Case
-from unrollbench.errors import CaseError
+from unrollbench.errors import BackendUnavailable, CaseError
 from unrollbench.tensors import draw
 
 EXAMPLE = Path(__file__).with_name("example_package")
@@ -49,11 +49,29 @@ def test_its_backend_is_found_by_name_and_is_available() -> None:
     assert set(backends.availability("numpy_loop").versions) == {"numpy"}
 
 
+def no_driver() -> None:
+    raise BackendUnavailable("no NVIDIA driver")
+
+
 @pytest.mark.usefixtures("installed")
-def test_its_backend_passes_the_conformance_checks() -> None:
+def test_its_backend_passes_the_conformance_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conformance, "load_driver", no_driver)
     found = conformance.check("numpy_loop")
     assert [check for check in found if check.status == "failed"] == []
-    assert {check.name.split(":")[0] for check in found if check.status == "passed"} == {"stepwise"}
+    passed = [check.name for check in found if check.status == "passed"]
+    assert passed.pop() == "a GPU is declined where there is none"
+    assert {name.split(":")[0] for name in passed} == {"stepwise"}
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_backend_that_takes_a_gpu_where_there_is_none_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    careless = type(backends.load("numpy_loop"))
+    monkeypatch.setattr(conformance, "load_driver", no_driver)
+    assert conformance.check("numpy_loop")[-1].status == "passed"
+    monkeypatch.setattr(careless, "why_not", lambda self, case: None if case.execution == "stepwise" else "no")
+    found = conformance.check("numpy_loop")[-1]
+    assert found.status == "failed"
+    assert "device = 'cuda'" in (found.reason or "")
 
 
 @pytest.mark.usefixtures("installed")

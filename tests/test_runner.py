@@ -136,9 +136,28 @@ def test_a_run_of_another_machine_is_not_resumed(tmp_path: Path, monkeypatch: py
     with Store(tmp_path / "runs.sqlite") as store:
         run = execute(plan, store)
         other = Environment("other", {**run.environment.facts, "cpu_model": "another"})
-        monkeypatch.setattr(runner, "environment", lambda: other)
+        monkeypatch.setattr(runner, "environment", lambda devices: other)
         with pytest.raises(RunError, match=r"cpu_model: .* then, another now"):
             execute(plan, store, resume=run.id)
+
+
+def test_a_gpu_is_in_the_fingerprint_of_a_run_with_cases_on_it_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+
+    def known(devices: set[str]) -> Environment:
+        asked.append(set(devices))
+        return Environment(" ".join(sorted(devices)))
+
+    monkeypatch.setattr(runner, "environment", known)
+    (case,) = variants("fake_picky", 1)
+    both = planned(case, replace(case, device="cuda"))
+    with Store(tmp_path / "runs.sqlite") as store:
+        run = execute(both, store)
+        execute(planned(case), store, resume=run.id)
+        assert asked == [{"cpu", "cuda"}] * 2
+        assert execute(planned(case), store).environment.fingerprint == "cpu"
 
 
 def test_a_complete_run_has_nothing_to_resume(tmp_path: Path) -> None:

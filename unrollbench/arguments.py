@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from unrollbench import __version__
+from unrollbench.case import DEVICES
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -170,8 +171,9 @@ def _env(commands: Commands) -> None:
         commands,
         "env",
         "show this machine, and which backends can run on it",
-        "Shows what a run records about this machine, and each backend with the versions that it runs on or with the "
-        "reason why it is missing and the command that installs it.",
+        "Shows what a run records about this machine, its GPU or the reason why CUDA is missing included, and each "
+        "backend with the versions that it runs on or with the reason why it is missing and the command that installs "
+        "it.",
         _examples("unrollbench env"),
     )
 
@@ -199,9 +201,16 @@ def _check_backend(commands: Commands) -> None:
         "Holds a backend, built in or from another package, against the float64 reference: outputs and gradients of "
         "small networks in every execution, the settings that must change nothing, and that a second run compiles "
         "nothing. What the backend declines is skipped with its reason.",
-        _examples("unrollbench check-backend numba_cpu", "unrollbench check-backend jax"),
+        _examples(
+            "unrollbench check-backend numba_cpu",
+            "unrollbench check-backend torch --device cuda",
+            "NUMBA_ENABLE_CUDASIM=1 unrollbench check-backend numba_cuda     without a GPU, in the simulator",
+        ),
     )
     command.add_argument("backend", metavar="NAME", help="a backend, as `unrollbench env` lists them")
+    command.add_argument(
+        "--device", choices=DEVICES, help="where it is to run (default: the first of these on which it runs anything)"
+    )
 
 
 def _suites(commands: Commands) -> None:

@@ -155,10 +155,14 @@ def export(arguments: argparse.Namespace) -> int:
 def env(arguments: argparse.Namespace) -> int:
     """Shows the machine and the backends."""
     from unrollbench import backends, probe
+    from unrollbench.case import DEVICES
     from unrollbench.measure.environment import environment
     from unrollbench.report.facts import facts
 
-    here = facts(environment())
+    machine = environment()
+    here = facts(machine)
+    if machine.facts["gpu"] is not None:
+        here.insert(1, ("fingerprint with cuda", environment(devices=DEVICES).fingerprint))
     width = max(len(name) for name, _ in here)
     for name, text in here:
         say(f"{name:{width}}  {text}")
@@ -194,7 +198,7 @@ def check_backend(arguments: argparse.Namespace) -> int:
     from unrollbench import probe
 
     counts = {"passed": 0, "failed": 0, "skipped": 0}
-    for found in probe.conformance(arguments.backend):
+    for found in probe.conformance(arguments.backend, arguments.device):
         counts[found.status] += 1
         say(f"{found.status:7}  {found.name}" + (f": {found.reason}" if found.reason else ""))
     say(f"{arguments.backend}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from unrollbench import backends, reference
 from unrollbench.backends import Backend, CountsCompilations, Program
-from unrollbench.case import EXECUTIONS, Case, CellOptions
+from unrollbench.case import DEVICES, EXECUTIONS, Case, CellOptions
 from unrollbench.errors import BackendUnavailable, UnrollbenchError, WrongResult
+from unrollbench.measure.gpu import load_driver
 from unrollbench.records import Check
 from unrollbench.tensors import draw
 
@@ -50,19 +51,31 @@ DYNAMIC: dict[str, dict[str, Any]] = {
 """Settings of a dynamic loop that must not change its results."""
 
 
+ON_CUDA: dict[str, dict[str, Any]] = {
+    "matmul_precision = tf32": {"matmul_precision": "tf32"},
+    "a limit on the device's memory": {"device_memory_limit": 0.5},
+    "allow_growth = false": {"allow_growth": False, "device_memory_limit": 2**28},
+}
+"""Settings of a GPU that change its results no further than the tolerance of the case."""
+
+
 class _UnknownError(UnrollbenchError):
     """The backend or its program does not tell what the statement is about."""
 
 
-def check(name: str) -> tuple[Check, ...]:
+def check(name: str, device: str | None = None) -> tuple[Check, ...]:
     """Every statement about the backend of that name. Raises BackendUnavailable if it cannot be loaded."""
-    return tuple(checks(name))
+    return tuple(checks(name, device))
 
 
-def checks(name: str) -> Iterator[Check]:
-    """The same, each as soon as it is known: a backend that compiles for long can be watched."""
+def checks(name: str, device: str | None = None) -> Iterator[Check]:
+    """The same, each as soon as it is known: a backend that compiles for long can be watched.
+
+    Without a device, it is the first of DEVICES on which the backend runs anything.
+    """
     backend = backends.load(name)
     small = replace(_SMALL, backend=name)
+    small = replace(small, device=device or _first_device(backend, small))
     for execution in EXECUTIONS:
         given: dict[str, Any] = {"execution": execution}
         base = replace(small, **given)
@@ -82,13 +95,15 @@ def checks(name: str) -> Iterator[Check]:
         # The same shapes as those of the first network above: a result that was folded or kept would come again.
         yield _stated(f"{execution}: other inputs give other results, and right ones", other, backend, _right)
         yield _stated(f"{execution}: {_GROWTH[execution]}", _layouts(forward), backend, _size)
-    for setting, axes in DYNAMIC.items():
+    for setting, axes in (DYNAMIC | ON_CUDA if small.device == "cuda" else DYNAMIC).items():
         cases = _variants(replace(small, execution="dynamic"), {"num_layers": 2, **axes})
         if "swap_memory" in axes:
             cases = cases[:2]  # it means nothing in forward mode
         yield _stated(f"dynamic: {setting}: results equal the reference", cases, backend, _right)
+    yield from _gpu_declined(backend, replace(small, device="cuda"))
 
 
+_TAKEN = "why_not takes a case with device = 'cuda', which nothing here can run as it is written"
 _GROWTH = {
     "static": "the program grows with the sequence",
     "dynamic": "the program does not grow with the sequence",
@@ -105,6 +120,31 @@ def _variants(base: Case, axes: dict[str, Any]) -> tuple[Case, ...]:
 
 def _layouts(case: Case) -> tuple[Case, ...]:
     return (case.canonical(), replace(case, time_major=not case.time_major).canonical())
+
+
+def _gpu_declined(backend: Backend, small: Case) -> Iterator[Check]:
+    """Where there is no GPU, no execution on one is taken: the processor would compute it under a false name.
+
+    Nothing is stated of a simulator, or where a driver is installed.
+    """
+    if backends.is_simulated(backend):
+        return
+    try:
+        load_driver()
+    except BackendUnavailable:
+        declined = _declines_all(backend, small)
+        status: Literal["passed", "failed"] = "passed" if declined else "failed"
+        yield Check("a GPU is declined where there is none", status, None if declined else _TAKEN, small)
+
+
+def _first_device(backend: Backend, small: Case) -> str:
+    runs = (device for device in DEVICES if not _declines_all(backend, replace(small, device=device)))
+    return next(runs, DEVICES[0])
+
+
+def _declines_all(backend: Backend, small: Case) -> bool:
+    bases: list[dict[str, Any]] = [{"execution": execution} for execution in EXECUTIONS]
+    return all(_declined(backend, replace(small, **base)) is not None for base in bases)
 
 
 def _declined(backend: Backend, base: Case) -> str | None:

@@ -1,6 +1,7 @@
 """Questions to a backend, answered in a process of its own, so that the asking one stays light and cannot crash.
 
-question   {"listing": CASE}, {"availability": NAME}, {"ceilings": WANTED} or {"conformance": NAME}
+question   {"listing": CASE}, {"availability": NAME}, {"ceilings": WANTED} or
+           {"conformance": NAME, "device": DEVICE or null}
 answer     lines of JSON: {"answer": ...}, one or, for conformance, one per statement; or {"error": REASON}
 """
 
@@ -48,9 +49,9 @@ def ceilings(wanted: Sequence[Wanted], try_s: float | None = None) -> tuple[Ceil
     return tuple(Ceiling(**found) for found in _ask(question)["ceilings"])
 
 
-def conformance(name: str) -> Iterator[Check]:
+def conformance(name: str, device: str | None = None) -> Iterator[Check]:
     """Every statement that a backend must hold, as soon as it is known. Raises UnrollbenchError if it cannot run."""
-    for found in _stream({"conformance": name}):
+    for found in _stream({"conformance": name, "device": device}):
         yield Check(**found | {"case": from_json(found["case"])})
 
 
@@ -70,7 +71,7 @@ def _answers(question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if "conformance" in question:
         from unrollbench import conformance as conforming
 
-        for found in conforming.checks(question["conformance"]):
+        for found in conforming.checks(question["conformance"], question["device"]):
             yield asdict(found) | {"case": to_json(found.case)}
     else:
         yield _answer(question)

@@ -7,7 +7,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from unrollbench import probe, roofline
 from unrollbench.case import Case
 from unrollbench.errors import RunError, UnrollbenchError
 from unrollbench.measure.affinity import usable_cpus
-from unrollbench.measure.environment import FINGERPRINTED, environment
+from unrollbench.measure.environment import environment, fingerprinted
 from unrollbench.plan import Plan
 from unrollbench.records import Environment, Measurement, Run
 from unrollbench.store import Store
@@ -28,11 +28,13 @@ from unrollbench.worker.request import Request
 
 PRELOADS: Mapping[str, tuple[str, ...]] = {
     "numba_cpu": ("unrollbench.kernels.warm:compile_one", "unrollbench.backends.numba_cpu"),
+    "numba_cuda": ("numba",),
     "tensorflow": ("unrollbench.backends.tensorflow_rnn",),
     "torch": ("unrollbench.backends.torch_rnn",),
 }
 """Backend -> what its fork server loads once. Not those that start threads when loaded (ONNX Runtime) or forbid forks
-afterwards (JAX): their workers load them, which is told as import_s."""
+afterwards (JAX; CUDA once it has started, so of numba_cuda nothing that could): their workers load them, which is told
+as import_s."""
 ALWAYS = ("unrollbench.reference",)
 CEILING_TRY_S = 0.01
 """A tenth of a second for each ceiling: a run has two to twenty, and its user waits for them."""
@@ -71,8 +73,9 @@ def execute(
         StoreError: the store cannot be used.
     """
     with _alone(on_wait):
-        here = environment()
-        run_id = _begun(plan, store, here) if resume is None else _resumable(store, resume, here)
+        devices = {case.device for case in (plan.cases if resume is None else store.planned(resume))}
+        here = environment(devices=devices)
+        run_id = _begun(plan, store, here) if resume is None else _resumable(store, resume, here, devices)
         _measure_ceilings(store, run_id)
         return _executed(plan, store, run_id, on_progress)
 
@@ -119,13 +122,14 @@ def _begun(plan: Plan, store: Store, here: Environment) -> str:
     return run.id
 
 
-def _resumable(store: Store, run_id: str, here: Environment) -> str:
+def _resumable(store: Store, run_id: str, here: Environment, devices: Collection[str]) -> str:
     """The run's identifier, if it was begun on this machine with this software. Raises RunError."""
     run = store.run(run_id)
     if run.environment.fingerprint == here.fingerprint:
         return run.id
     then, now = run.environment.facts, here.facts
-    differences = [f"{k}: {then.get(k)} then, {now.get(k)} now" for k in FINGERPRINTED if then.get(k) != now.get(k)]
+    told = [name for name in fingerprinted(devices) if then.get(name) != now.get(name)]
+    differences = [f"{name}: {then.get(name)} then, {now.get(name)} now" for name in told]
     raise RunError(
         f"run {run.id} cannot be resumed: its measurements and new ones could not be compared"
         f" ({'; '.join(differences) or 'the installed memory differs'}); begin a new run"
