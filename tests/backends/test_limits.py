@@ -54,6 +54,14 @@ def test_a_plain_lstm_runs_in_every_execution_that_a_framework_has(execution: st
         ("torch", {"execution": "library", "lengths": (0, 4)}, "at least 1"),
         ("torch", {"execution": "library", "cell_options": CellOptions(num_proj=64)}, "proj_size < hidden_size"),
         ("torch", {"execution": "dynamic", "mode": "train"}, "wrong gradients of scan"),
+        ("torch", {"device": "cuda", "allow_growth": False}, "no allow_growth = false"),
+        ("jax", {"device": "cuda", "allow_growth": False}, "from the environment only"),
+        ("jax", {"device": "cuda", "device_memory_limit": 0.5}, "from the environment only"),
+        ("jax", {"device": "cuda", "l2_cache": "cold"}, "no events"),
+        ("tensorflow", {"device": "cuda"}, "drives device 'cpu' only"),
+        ("keras", {"device": "cuda"}, "drives device 'cpu' only"),
+        ("onnx", {"device": "cuda"}, "drives device 'cpu' only"),
+        ("openvino", {"device": "cuda"}, "device 'cpu' only"),
         ("onnx", {"mode": "train"}, "inference only"),
         ("onnx", {"execution": "library", "cell_options": CellOptions(cell_clip=1.0)}, "clip bounds the gates"),
         ("onnx", {"execution": "library", "lengths": (0, 4)}, "length 0"),
@@ -73,11 +81,17 @@ def test_what_a_framework_cannot_do_exactly_has_its_reason(framework: str, axes:
     assert words in reason
 
 
-@pytest.mark.parametrize("framework", ["tensorflow", "keras", "jax", "torch", "onnx", "openvino"])
+@pytest.mark.parametrize("framework", ["tensorflow", "keras", "onnx", "openvino"])
 @pytest.mark.parametrize("execution", EXECUTIONS)
-def test_no_framework_is_driven_on_a_gpu(framework: str, execution: str) -> None:
+def test_these_frameworks_are_not_driven_on_a_gpu(framework: str, execution: str) -> None:
     on_gpu = case(device="cuda", execution=execution, time_major=False)
     assert getattr(limits, framework)(on_gpu) is not None
+
+
+@pytest.mark.parametrize("framework", ["jax", "torch"])
+@pytest.mark.parametrize("execution", ["static", "dynamic", "stepwise"])
+def test_these_frameworks_take_on_a_gpu_what_they_take_on_the_processor(framework: str, execution: str) -> None:
+    assert getattr(limits, framework)(case(device="cuda", execution=execution)) is None
 
 
 def test_settings_that_mean_nothing_for_an_execution_are_no_reason() -> None:

@@ -75,7 +75,8 @@ class Program:
         with self._phases("lower"):
             lowered = traced.lower()
         with self._phases("compile"):
-            return lowered.compile({"xla_cpu_multi_thread_eigen": self._case.threads > 1})
+            on_cpu = self._case.device == "cpu"
+            return lowered.compile({"xla_cpu_multi_thread_eigen": self._case.threads > 1} if on_cpu else {})
 
     def synchronize(self) -> None:
         jax.block_until_ready(self._results)
@@ -97,7 +98,13 @@ class Program:
         weights = jax.tree.leaves(self._arguments["weights"])
         analysis = self._compiled.memory_analysis()
         workspace = None if analysis is None else int(analysis.temp_size_in_bytes)
-        return Memory(weight_bytes=sum(array.nbytes for array in weights), workspace_bytes=workspace)
+        device = jax.devices()[0].memory_stats() or {}  # there are none on the CPU
+        return Memory(
+            weight_bytes=sum(array.nbytes for array in weights),
+            workspace_bytes=workspace,
+            device_bytes=device.get("bytes_in_use"),
+            device_peak_bytes=device.get("peak_bytes_in_use"),
+        )
 
     def listing(self) -> Listing:
         """The program as XLA compiled it, after all of its passes; graph_nodes counts the instructions."""

@@ -19,7 +19,12 @@ from unrollbench.backends.jax_step import JaxStepProgram
 from unrollbench.backends.phases import Phases
 from unrollbench.backends.step import States, Value, stack_step
 from unrollbench.case import Case
+from unrollbench.errors import BackendUnavailable
 from unrollbench.tensors import Tensors
+
+PRECISIONS = {"float32": "F32_F32_F32", "tf32": "TF32_TF32_F32"}
+"""Matrix products of a case on a GPU -> JAX's name of the algorithm."""
+GPU_PLATFORMS = ("gpu", "cuda")
 
 
 class JaxScan:
@@ -29,7 +34,8 @@ class JaxScan:
     versions: Mapping[str, str] = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
 
     def why_not(self, case: Case) -> str | None:
-        return limits.jax(case)
+        reason = limits.jax(case)
+        return _why_no_gpu() if reason is None and case.device == "cuda" else reason
 
     def build(self, case: Case, tensors: Tensors) -> JaxProgram | JaxStepProgram:
         """Traced, lowered and compiled for the case, with no compilation cache and the case's threads."""
@@ -56,10 +62,36 @@ class JaxProgram(Program):
 
 
 def _configure(case: Case) -> None:
-    """A CPU client with the case's threads, no compilation cache, and float64 exactly where the case asks for it."""
-    jax.config.update("jax_platforms", "cpu")
+    """A client of the case's device, no compilation cache, and float64 exactly where the case asks for it.
+
+    Raises BackendUnavailable where arrays would not be on that device.
+    """
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_enable_x64", case.dtype == "float64")
+    if case.device == "cpu":
+        _cpu_client(case)
+        return
+    # JAX's own default on a GPU is TF32; float64 has no choice.
+    precision = None if case.matmul_precision is None else PRECISIONS[case.matmul_precision]
+    jax.config.update("jax_default_matmul_precision", precision)
+    jax.clear_caches()
+    if jax.devices()[0].platform not in GPU_PLATFORMS:
+        raise BackendUnavailable(f"jax computes on {jax.devices()[0]}, not on a GPU")
+
+
+def _why_no_gpu() -> str | None:
+    """Why there is no GPU, or None; asking makes JAX's clients in this process."""
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # as needed, or its share would count as the program's memory
+    try:
+        jax.devices("cuda")
+    except RuntimeError as error:
+        return f"jax {jax.__version__} has no GPU here: {error}; install it with: pip install 'jax[cuda13]'"
+    return None
+
+
+def _cpu_client(case: Case) -> None:
+    """A CPU client with the case's threads."""
+    jax.config.update("jax_platforms", "cpu")
     if os.environ.get("NPROC") != str(case.threads):
         # XLA sizes a CPU client's thread pool by NPROC, once, when the client is made.
         os.environ["NPROC"] = str(case.threads)

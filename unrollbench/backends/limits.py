@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unrollbench.case import CELLS, Case
+from unrollbench.case import CELLS, DEVICES, Case
 
 
 def tensorflow(case: Case) -> str | None:
@@ -20,19 +20,24 @@ def keras(case: Case) -> str | None:
 
 
 def jax(case: Case) -> str | None:
-    """Why JAX cannot run the case, or None."""
+    """Why JAX cannot run the case, or None; whether it has a GPU here is the backend's to say."""
     if case.execution == "library":
-        return "JAX has no recurrent operator that owns its loop on the CPU (jax.experimental.rnn is cuDNN's, GPU only)"
-    return _unknown(case, "jax") or _windows(case, "lax.scan")
+        return (
+            "JAX has no recurrent operator that owns its loop on the CPU; jax.experimental.rnn, cuDNN's and for GPUs "
+            "only, is not driven here"
+        )
+    return _unknown(case, "jax", DEVICES) or _windows(case, "lax.scan") or _jax_on_cuda(case.canonical())
 
 
 def torch(case: Case) -> str | None:
-    """Why PyTorch cannot run the case, or None; whether the installed version has `scan` is the backend's to say."""
+    """Why PyTorch cannot run the case, or None; whether it has `scan` and a GPU here is the backend's to say."""
+    if case.canonical().allow_growth is False:
+        return "torch's allocator takes a device's memory as it is needed; it has no allow_growth = false"
     if case.execution == "library":
-        return _unknown(case, "torch") or _torch_library(case)
+        return _unknown(case, "torch", DEVICES) or _torch_library(case)
     if case.execution == "dynamic" and case.mode == "train":
         return "torch.compile computes wrong gradients of scan (pytorch issue 153679, seen with torch 2.13)"
-    return _unknown(case, "torch") or _loop(case, "torch's scan operator")
+    return _unknown(case, "torch", DEVICES) or _loop(case, "torch's scan operator")
 
 
 def onnx(case: Case) -> str | None:
@@ -128,9 +133,19 @@ def _has_empty_rows(case: Case) -> bool:
     return isinstance(case.lengths, tuple) and min(case.lengths) == 0
 
 
-def _unknown(case: Case, name: str) -> str | None:
+def _jax_on_cuda(case: Case) -> str | None:
+    if case.allow_growth is False or case.device_memory_limit is not None:
+        return (
+            "JAX's client takes its memory settings from the environment only; leave allow_growth and the limit alone"
+        )
+    if case.l2_cache == "cold":
+        return "JAX gives no events to time runs by, and a flush of the L2 cache between them cannot be left out"
+    return None
+
+
+def _unknown(case: Case, name: str, devices: tuple[str, ...] = ("cpu",)) -> str | None:
     """Why no execution of this backend takes the case at all."""
-    if case.device != "cpu":
+    if case.device not in devices:
         return f"backend {name!r} drives device 'cpu' only, not {case.device!r}"
     if case.cell not in CELLS:
         return f"backend {name!r} has its own equations for {', '.join(CELLS)}, none for {case.cell}"

@@ -30,6 +30,9 @@ class Library:
         for module, group in zip(self._modules, self._groups, strict=True):
             named = self._torch_weights(group, weights)
             module.load_state_dict({name: torch.from_numpy(array) for name, array in named.items()})
+            module.to(case.device)  # which also lays the weights out as cuDNN wants them
+            if case.device == "cuda":
+                module.train(case.mode == "train")  # cuDNN keeps what gradients need in training mode only
 
     def parameters(self) -> list[dict[str, Any]]:
         """Each module's parameters by torch's names (`weight_ih_l0`, ...)."""

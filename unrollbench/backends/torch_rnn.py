@@ -1,4 +1,4 @@
-"""PyTorch on the CPU: a cell loop, eager or under `torch.compile`, the `scan` operator, `torch.nn`'s fused layers."""
+"""PyTorch: a cell loop, eager or under `torch.compile`, the `scan` operator, `torch.nn`'s fused layers (cuDNN's)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from unrollbench.backends import Listing, Memory, limits
+from unrollbench.backends import Listing, Memory, limits, torch_cuda
 from unrollbench.backends.phases import Phases
 from unrollbench.backends.step import States, Value, stack_step
 from unrollbench.backends.torch_compile import Compiler, cold_caches, import_compiler
@@ -33,6 +33,8 @@ class TorchRnn:
 
     def why_not(self, case: Case) -> str | None:
         reason = limits.torch(case)
+        if reason is None and case.device == "cuda":
+            reason = torch_cuda.why_not(case)
         if reason or case.execution in ("stepwise", "library"):
             return reason
         if case.execution == "dynamic" and _scan_operator() is None:
@@ -46,13 +48,19 @@ class TorchRnn:
         case = case.canonical()
         torch.set_num_threads(case.threads)
         phases = Phases()
+        if case.device == "cuda":
+            with phases("device"):
+                torch_cuda.configure(case)
         with phases("inputs"):
-            lengths = None if tensors.lengths is None else torch.from_numpy(tensors.lengths)
             library = Library(case, tensors.weights) if case.execution == "library" else None
+            lengths = None if tensors.lengths is None else torch.from_numpy(tensors.lengths)
+            if lengths is not None and library is None:  # packing a batch wants its lengths on the processor
+                lengths = lengths.to(case.device)
             network = _network(case) if library is None else library.network
             leaves = _leaves(case, tensors, library)
             cotangents = _cotangents(case, tensors, library)
-        program = TorchProgram(case, network, leaves, lengths, cotangents, library, phases)
+        kind = TorchProgram if case.device == "cpu" else TorchCudaProgram
+        program = kind(case, network, leaves, lengths, cotangents, library, phases)
         if case.execution in ("static", "dynamic"):
             program.compile(phases)
         return program
@@ -168,6 +176,24 @@ class TorchProgram:
             torch._dynamo.reset()
 
 
+class TorchCudaProgram(TorchProgram):
+    """The same with all of its tensors on the GPU: what is called returns early, and is timed by events."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._meter = torch_cuda.Meter()
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize()
+
+    def event_s(self, runs: int, cold: bool) -> tuple[float, ...]:
+        return self._meter.event_s(self.run, runs, cold)
+
+    def memory(self) -> Memory:
+        weight_bytes = super().memory().weight_bytes
+        return self._meter.memory(weight_bytes or 0)
+
+
 def _scan_operator() -> Callable[..., Any] | None:
     try:
         from torch._higher_order_ops.scan import scan
@@ -203,7 +229,7 @@ def _scan(case: Case, weights: Any, inputs: Value, state: States, lengths: Value
         output, state = stack_step(_OPS, case, weights, x, state, running)
         return tuple(tuple(part.clone() for part in layer) for layer in state), output.clone()
 
-    steps = torch.arange(case.sequence_length)
+    steps = torch.arange(case.sequence_length, device=inputs.device)
     state, outputs = scan(step, state, (inputs.movedim(time_axis, 0), steps))
     return outputs.movedim(0, time_axis).contiguous(), state
 
@@ -215,7 +241,9 @@ def _leaves(case: Case, tensors: Tensors, library: Library | None) -> dict[str, 
         arrays |= {"weights": None, "state": library.stack_state(tensors.initial_state)}
 
     def leaf(array: Array | None) -> Value:
-        return None if array is None else torch.from_numpy(np.array(array)).requires_grad_(case.mode == "train")
+        if array is None:
+            return None
+        return torch.from_numpy(np.array(array)).to(case.device).requires_grad_(case.mode == "train")
 
     leaves: dict[str, Any] = tree_map(leaf, arrays)
     if library is not None:
@@ -229,8 +257,8 @@ def _cotangents(case: Case, tensors: Tensors, library: Library | None) -> list[V
     d_state: Any = tensors.d_state
     if library is not None:
         d_state = library.stack_state(d_state)
-    return [torch.from_numpy(np.array(array)) for array in tree_leaves((tensors.d_outputs, d_state))]
+    return [torch.from_numpy(np.array(array)).to(case.device) for array in tree_leaves((tensors.d_outputs, d_state))]
 
 
 def _host(tensor: Value) -> Array:
-    return tensor.detach().numpy()  # type: ignore[no-any-return]
+    return tensor.detach().cpu().numpy()  # type: ignore[no-any-return]
