@@ -50,3 +50,8 @@ def test_a_variant_tells_an_axis_at_its_default_only_where_it_varies() -> None:
 
 def test_a_network_leaves_out_the_axes_that_it_is_told_to() -> None:
     assert labels.network(Case(sequence_length=9), without=("sequence_length",)) == "lstm B=16 I=64 H=64 L=1 forward"
+
+
+def test_a_shape_leaves_out_what_stands_elsewhere() -> None:
+    case = Case(cell="gru", mode="train", threads=2, time_major=False, backend="torch", sequence_length=8)
+    assert labels.shape(case, ("threads",)) == "T=8 B=16 I=64 H=64 L=1 time_major=false"

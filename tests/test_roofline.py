@@ -29,37 +29,37 @@ def ceilings(case: Case, gflops_per_s: float = 200.0, gb_per_s: float = 100.0) -
 def test_one_row_is_bound_by_reading_its_recurrent_weights_once_per_step() -> None:
     least_s = T * WEIGHTS_BYTES / 100e9
     found = attained(ONE_ROW, 2 * least_s, ceilings(ONE_ROW))
-    assert (found.name, found.reason) == (READ, None)
-    assert found.share == pytest.approx(0.5)
-    assert found.weights_gb_per_s == pytest.approx(50.0)
-    assert found.weights_gb_per_s_ceiling == pytest.approx(100.0)
+    assert (found.ceiling, found.reason) == (READ, None)
+    assert found.ceiling_share == pytest.approx(0.5)
+    assert found.recurrent_weights_gb_per_s == pytest.approx(50.0)
+    assert found.ceiling_recurrent_weights_gb_per_s == pytest.approx(100.0)
 
 
 def test_many_rows_are_bound_by_their_products() -> None:
     least_s = MANY_ROWS.flops / 200e9
     found = attained(MANY_ROWS, 1.25 * least_s, ceilings(MANY_ROWS))
-    assert found.name == MULTIPLY_ADD
-    assert found.share == pytest.approx(0.8)
+    assert found.ceiling == MULTIPLY_ADD
+    assert found.ceiling_share == pytest.approx(0.8)
     assert found.gflops_per_s == pytest.approx(160.0)
-    assert found.gflops_per_s_ceiling == 200.0
+    assert found.ceiling_gflops_per_s == 200.0
 
 
 def test_training_counts_three_times_the_flops_and_reads_the_weights_there_and_back() -> None:
     forward, train = (attained(replace(MANY_ROWS, mode=mode), 1.0, []) for mode in ("forward", "train"))
     assert train.gflops_per_s == pytest.approx(3 * (forward.gflops_per_s or 0.0))
-    assert train.weights_gb_per_s == pytest.approx(2 * (forward.weights_gb_per_s or 0.0))
+    assert train.recurrent_weights_gb_per_s == pytest.approx(2 * (forward.recurrent_weights_gb_per_s or 0.0))
 
 
 def test_steps_past_a_rows_length_count_for_nothing() -> None:
     short = replace(ONE_ROW, batch_size=4, lengths=(50, 10, 0, 40))
     found = attained(short, 1.0, ceilings(short))
     assert found.gflops_per_s == pytest.approx(100 * 8 * H * 2 * H / 1e9)
-    assert found.weights_gb_per_s == pytest.approx(50 * WEIGHTS_BYTES / 1e9)
+    assert found.recurrent_weights_gb_per_s == pytest.approx(50 * WEIGHTS_BYTES / 1e9)
 
 
 def test_a_run_beyond_a_ceiling_gets_no_share_but_the_reason() -> None:
     found = attained(MANY_ROWS, 0.8 * MANY_ROWS.flops / 200e9, ceilings(MANY_ROWS))
-    assert found.share is None
+    assert found.ceiling_share is None
     assert "1.25 times as fast as the ceiling" in (found.reason or "")
 
 
@@ -76,7 +76,7 @@ def test_a_run_beyond_a_ceiling_gets_no_share_but_the_reason() -> None:
 )
 def test_what_is_not_known_has_its_reason(case: Case, run_s: float | None, words: str) -> None:
     found = attained(case, run_s, ceilings(ONE_ROW))
-    assert found.share is None
+    assert found.ceiling_share is None
     assert words in (found.reason or "")
 
 

@@ -148,3 +148,27 @@ def test_false_alarms_are_rare_when_processes_drift() -> None:
 
     alarms = sum(ratio_of([process()], [process()]).shown for _ in range(300))
     assert alarms <= 3
+
+
+def test_rounds_give_the_median_of_their_own_ratios_and_how_far_those_lie_apart() -> None:
+    top, bottom = {0: [2.0, 2.0], 1: [9.0, 9.0, 9.0], 2: [5.0]}, {0: [1.0], 1: [3.0], 2: [2.0], 3: [7.0]}
+    assert stats.by_rounds(top, bottom) == stats.Rounds(2.5, 2.0, 3.0, 3)
+
+
+def test_one_round_is_spread_by_its_samples() -> None:
+    found = stats.by_rounds({4: [2.0, 4.0, 3.0]}, {4: [1.0, 2.0]})
+    assert found == stats.Rounds(2.0, 1.0, 4.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("top", "bottom"), [({}, {}), ({0: [1.0]}, {1: [1.0]}), ({0: []}, {0: [1.0]}), ({0: [1.0]}, {0: [0.0]})]
+)
+def test_sides_without_a_common_round_of_positive_values_have_no_ratio(
+    top: dict[int, list[float]], bottom: dict[int, list[float]]
+) -> None:
+    assert stats.by_rounds(top, bottom) is None
+
+
+def test_the_geometric_mean_of_a_ratio_and_its_inverse_is_one() -> None:
+    assert stats.geometric_mean([4.0, 0.25]) == stats.Mean(pytest.approx(1.0), 0.25, 4.0, 2)  # type: ignore[arg-type]
+    assert stats.geometric_mean([]) is None

@@ -68,7 +68,8 @@ def _run(commands: Commands) -> None:
         "run",
         "measure a suite and write its report",
         "Builds each case of a suite in a process of its own, proves that it computes the right numbers, measures it, "
-        "stores it at once, and writes results.csv, samples.csv and report.html.",
+        "stores it at once, and writes results.csv, samples.csv and report.html; ratios.csv too where our kernels and "
+        "other backends ran the same networks. Before the first case it measures the ceilings that bind the cases.",
         _examples(
             "unrollbench run smoke",
             "unrollbench run seeds --filter cell=lstm --repeats 3",
@@ -156,7 +157,8 @@ def _export(commands: Commands) -> None:
         "export",
         "write a stored run in another format",
         "Writes a stored run in the format named: csv is results.csv, a row per case and process with all axes and all "
-        "metrics, and samples.csv, a row per timed sample.",
+        "metrics, samples.csv a row per timed sample, and ratios.csv, where our kernels and other backends ran the "
+        "same networks, a row per network and other backend.",
         _examples(
             "unrollbench export csv                              the newest run",
             "unrollbench export csv 20261121-0142 --out data",

@@ -32,6 +32,12 @@ def network(case: Case, without: tuple[str, ...] = ()) -> str:
     return " ".join([case.cell, *_shape(case, without), case.mode, *_rest(case, ("cell", *VARIANT_AXES, *without))])
 
 
+def shape(case: Case, without: tuple[str, ...] = ()) -> str:
+    """The network's sizes, such as `T=64 B=32 I=64 H=128 L=1`, and all else of it that is not named in `without`."""
+    told = ("cell", "mode", *VARIANT_AXES, *without)
+    return " ".join([*_shape(case, without), *_rest(case, told)])
+
+
 def variant(case: Case, varying: Iterable[str] = ()) -> str:
     """Which way to run it, such as `static` or `dynamic unroll=4`: the axes that say so and are not at their default.
 

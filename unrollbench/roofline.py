@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from unrollbench.case import Case
-from unrollbench.records import Ceiling
+from unrollbench.records import Ceiling, Measurement, Run
 
 MULTIPLY_ADD, READ = "multiply-add", "read"
 """Names of ceilings."""
@@ -39,16 +39,17 @@ class Wanted:
 class Attained:
     """How near one run of a case came to the machine's ceilings; what is None is unknown, and `reason` says why.
 
-    `name` is the ceiling that binds, `share` the least time that it allows over the time taken, between 0 and 1. The
-    ceilings themselves are in the units of the rates; that of reading is the mean over layers, weighted by bytes.
+    The rates count the matrix products within each row's length, and the recurrent weights once per step. `ceiling` is
+    the name of the one that binds, `ceiling_share` the least time that it allows over the time taken, between 0 and 1.
+    The ceilings themselves are in the units of the rates; that of reading is a mean over layers, weighted by bytes.
     """
 
     gflops_per_s: float | None = None
-    weights_gb_per_s: float | None = None
-    gflops_per_s_ceiling: float | None = None
-    weights_gb_per_s_ceiling: float | None = None
-    name: str | None = None
-    share: float | None = None
+    recurrent_weights_gb_per_s: float | None = None
+    ceiling_gflops_per_s: float | None = None
+    ceiling_recurrent_weights_gb_per_s: float | None = None
+    ceiling: str | None = None
+    ceiling_share: float | None = None
     reason: str | None = None
 
 
@@ -61,6 +62,11 @@ def wanted(cases: Iterable[Case]) -> tuple[Wanted, ...]:
     return tuple(Wanted(threads, dtype, tuple(sorted(found))) for (threads, dtype), found in sorted(sizes.items()))
 
 
+def of_measurement(measurement: Measurement, run: Run) -> Attained:
+    """What the median run of the measurement attained, held against its run's ceilings."""
+    return attained(measurement.case, measurement.run_s, run.ceilings, run.ceilings_unknown)
+
+
 def attained(case: Case, run_s: float | None, ceilings: Sequence[Ceiling], why_none: str | None = None) -> Attained:
     """What a run of `run_s` seconds attained. why_none: why there are no ceilings, where that is known."""
     counted = steps(case)
@@ -69,18 +75,18 @@ def attained(case: Case, run_s: float | None, ceilings: Sequence[Ceiling], why_n
     if counted is None:
         return Attained(reason="the rows' lengths were drawn: the case alone does not tell how many steps there are")
     gflop, gb = flops(case, counted[0]) / 1e9, recurrent_bytes(case, counted[1]) / 1e9
-    rates = Attained(gflops_per_s=gflop / run_s, weights_gb_per_s=gb / run_s)
+    rates = Attained(gflops_per_s=gflop / run_s, recurrent_weights_gb_per_s=gb / run_s)
     peak, per_s = _peak(case, ceilings), _bandwidth(case, ceilings)
     if peak is None or per_s is None:
         return replace(
             rates, reason=why_none or "this run has no ceilings for this device, dtype and number of threads"
         )
     name, least_s = max((MULTIPLY_ADD, gflop / peak), (READ, gb / per_s), key=lambda bound: bound[1])
-    known = replace(rates, gflops_per_s_ceiling=peak, weights_gb_per_s_ceiling=per_s, name=name)
+    known = replace(rates, ceiling_gflops_per_s=peak, ceiling_recurrent_weights_gb_per_s=per_s, ceiling=name)
     if least_s > run_s:
         beyond = f"the run was {least_s / run_s:.2f} times as fast as the ceiling, so that was measured too low"
         return replace(known, reason=beyond)
-    return replace(known, share=least_s / run_s)
+    return replace(known, ceiling_share=least_s / run_s)
 
 
 def steps(case: Case) -> tuple[int, int] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -64,6 +64,30 @@ class Ratio:
     def widened(self, below: float, above: float) -> Ratio:
         """The same with the lower bound times `below` (<= 1) and the upper one times `above` (>= 1)."""
         return replace(self, low=self.low * below, high=self.high * above)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How many times larger the first is than the second, from rounds in which both were measured side by side.
+
+    With several rounds: the median of the rounds' own ratios, the lowest and the highest. With one: the ratio of the
+    medians, and how far the samples' intervals let it be (`median_interval`). No bounds of a true value; see `Ratio`.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The geometric mean of ratios, the lowest and the highest of them, and how many there are."""
+
+    estimate: float
+    low: float
+    high: float
+    count: int
 
 
 def median(values: Sequence[float]) -> float | None:
@@ -138,6 +162,27 @@ def ratio(numerator: Processes, denominator: Processes, confidence: float = CONF
         values=value_count,
         margin=margin,
     )
+
+
+def by_rounds(numerator: Mapping[int, Sequence[float]], denominator: Mapping[int, Sequence[float]]) -> Rounds | None:
+    """The ratio of two sides' values, given by round; None without a round in which both have values, all > 0."""
+    common = [r for r in numerator if numerator[r] and denominator.get(r)]
+    if not common or min(min((*numerator[r], *denominator[r])) for r in common) <= 0.0:
+        return None
+    if len(common) > 1:
+        ratios = [statistics.median(numerator[r]) / statistics.median(denominator[r]) for r in common]
+        return Rounds(statistics.median(ratios), min(ratios), max(ratios), len(common))
+    top, bottom = numerator[common[0]], denominator[common[0]]
+    above, below = median_interval(top), median_interval(bottom)
+    assert above is not None
+    assert below is not None
+    estimate = statistics.median(top) / statistics.median(bottom)
+    return Rounds(estimate, above.low / below.high, above.high / below.low, 1)
+
+
+def geometric_mean(ratios: Sequence[float]) -> Mean | None:
+    """The mean of ratios that are all > 0; None without any."""
+    return Mean(statistics.geometric_mean(ratios), min(ratios), max(ratios), len(ratios)) if ratios else None
 
 
 @lru_cache(maxsize=4096)  # a report asks for the same few counts thousands of times

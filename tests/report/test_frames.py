@@ -12,7 +12,7 @@ import pytest
 
 from tests.runs import adversarial, failed, measured, run_of, three_ways
 from unrollbench.case import Case, CellOptions, from_json
-from unrollbench.records import Measurement, Metrics, Run, Sample
+from unrollbench.records import Ceiling, Measurement, Metrics, Run, Sample
 from unrollbench.report import frames
 
 ODD = Case(
@@ -60,7 +60,7 @@ def test_no_name_is_used_twice() -> None:
 
 def test_what_has_a_unit_says_so_in_its_name() -> None:
     frame = frames.results(run_of(*three_ways()))
-    without = {"forget_bias", "cell_clip", "proj_clip", "steal_fraction", "error", "tolerance"}
+    without = {"forget_bias", "cell_clip", "proj_clip", "steal_fraction", "error", "tolerance", "ceiling_share"}
     real = {name for name, dtype in frame.dtypes.items() if str(dtype) == "Float64"} - without
     assert {name for name in real if not str(name).endswith(("_s", "_bytes"))} == set()
 
@@ -108,9 +108,25 @@ def test_figures_follow_from_the_samples() -> None:
 def test_operations_past_a_row_s_length_do_not_count_and_drawn_lengths_are_unknown() -> None:
     full = Case(batch_size=2, sequence_length=8).canonical()
     half = replace(full, lengths=(8, 0))
-    rates = [frames.gflops_per_s(measured(case, 2e-3)) for case in (full, half, replace(full, lengths="uniform"))]
-    assert rates[0] is not None
-    assert rates[1:] == [pytest.approx(rates[0] / 2), None]
+    run = run_of(*(measured(case, 2e-3) for case in (full, half, replace(full, lengths="uniform"))))
+    rates = frames.results(run)["gflops_per_s"]
+    assert rates[1] == pytest.approx(rates[0] / 2)
+    assert rates.isna().tolist() == [False, False, True]
+
+
+def test_the_share_of_the_ceiling_that_binds_is_a_column_and_where_it_is_unknown_the_reason_is_told() -> None:
+    case = Case(batch_size=64, num_units=128)
+    ceilings = (
+        Ceiling("multiply-add", "float32", 1, 200.0, "GFLOP/s"),
+        Ceiling("read", "float32", 1, 100.0, "GB/s", 4 * 128 * 128 * 4),
+    )
+    run = replace(run_of(measured(case, 2 * case.flops / 200e9), measured(replace(case, threads=2))), ceilings=ceilings)
+    known, unknown = frames.results(run).to_dict("records")
+    assert known["ceiling"] == "multiply-add"
+    assert known["ceiling_share"] == pytest.approx(0.5)
+    assert (known["ceiling_gflops_per_s"], known["ceiling_recurrent_weights_gb_per_s"]) == (200.0, pytest.approx(100.0))
+    assert frames.results(run)["ceiling_share"].isna().tolist() == [False, True]
+    assert "no ceilings for this device" in json.loads(unknown["unknown"])["ceiling_share"]
 
 
 def test_unknown_is_empty_with_its_reason() -> None:

@@ -8,7 +8,7 @@ from unrollbench.records import Run
 
 
 def write(run: Run, folder: Path) -> tuple[Path, ...]:
-    """`results.csv`, `samples.csv` and `report.html` of the run lie in the folder. Returns their paths."""
+    """The run's CSV files and `report.html` lie in the folder. Returns their paths."""
     from unrollbench.report import csv, html  # pandas takes half a second to import, and a summary needs none
 
     return (*csv.write(run, folder), html.write(run, folder))

@@ -14,7 +14,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pandas as pd
 
-from unrollbench import stats
+from unrollbench import roofline, stats
 from unrollbench.case import Case, CellOptions
 from unrollbench.records import Measurement, Metrics, Run
 
@@ -46,7 +46,7 @@ def results(run: Run) -> pd.DataFrame:
         "run_iqr_s": "Float64",
         "run_host_median_s": "Float64",
         "samples_count": "Int64",
-        "gflops_per_s": "Float64",
+        **_attained(),
         **_metrics(),
         **{f"build_{phase}_s": "Float64" for phase in phases},
         **outcome,
@@ -75,36 +75,25 @@ def samples(run: Run) -> pd.DataFrame:
     return _frame(rows, {**columns, "elapsed_s": real, "run_s": real, "host_s": real})
 
 
-def gflops_per_s(measurement: Measurement) -> float | None:
-    """Billions of matrix-product operations per second at the median run, those within each row's length.
-
-    Steps past a row's length count for nothing, whether the program computes them or not. None if nothing was timed, or
-    if the lengths were drawn, which the case alone does not tell.
-    """
-    case, run_s = measurement.case, measurement.run_s
-    if not run_s or case.lengths == "uniform":
-        return None
-    steps = case.sequence_length * case.batch_size
-    within = sum(case.lengths) if isinstance(case.lengths, tuple) else steps
-    return case.flops * within / steps / run_s / 1e9
-
-
 def _result(run: Run, m: Measurement) -> dict[str, Any]:
     case, times = m.case.canonical(), [sample.run_s for sample in m.samples]
+    attained = roofline.of_measurement(m, run)
+    unknown = {**m.unknown, **({"ceiling_share": attained.reason} if times and attained.reason else {})}
     return {
         "run_id": run.id,
         "suite": run.suite,
         "fingerprint": run.environment.fingerprint,
         "case_key": case.key,
-        **{f.name: _cell(getattr(case, f.name)) for f in fields(Case) if f.name != "cell_options"},
-        **{f.name: _cell(getattr(case.cell_options, f.name)) for f in fields(CellOptions)},
-        **{name: _cell(getattr(m, name)) for name in _outcome()},
+        **{f.name: cell(getattr(case, f.name)) for f in fields(Case) if f.name != "cell_options"},
+        **{f.name: cell(getattr(case.cell_options, f.name)) for f in fields(CellOptions)},
+        **{name: cell(getattr(m, name)) for name in _outcome()},
+        "unknown": cell(unknown),
         "run_median_s": stats.median(times),
         "run_min_s": min(times, default=None),
         "run_iqr_s": stats.iqr(times),
         "run_host_median_s": stats.median([s.host_s / s.loops for s in m.samples if s.host_s is not None]),
         "samples_count": len(times),
-        "gflops_per_s": gflops_per_s(m),
+        **{name: getattr(attained, name) for name in _attained()},
         **{name: getattr(m.metrics, name) for name in _metrics()},
         **{f"build_{phase}_s": value for phase, value in m.metrics.build_phases_s.items()},
     }
@@ -128,6 +117,11 @@ def _metrics() -> dict[str, str]:
     return {name: dtype for name, dtype in _columns(Metrics).items() if name != "build_phases_s"}
 
 
+def _attained() -> dict[str, str]:
+    """What was attained of the machine's ceilings; the reason goes to `unknown`."""
+    return {name: dtype for name, dtype in _columns(roofline.Attained).items() if name != "reason"}
+
+
 def _columns(record: type) -> dict[str, str]:
     return {name: _dtype(hint) for name, hint in get_type_hints(record).items()}
 
@@ -137,7 +131,7 @@ def _dtype(hint: Any) -> str:
     return _DTYPES.get(frozenset(kind for kind in kinds if kind is not NoneType), "object")
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
     """The value as a table holds it: a list or a table of reasons as JSON text, an empty one as nothing."""
     if isinstance(value, Mapping):
         return json.dumps(dict(value)) if value else None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
 
-from unrollbench import labels, stats
-from unrollbench.records import Measurement, Run
-from unrollbench.report import answers, curves, frames, plots, summary, wording
+from unrollbench import labels, roofline, stats
+from unrollbench.records import Ceiling, Measurement, Run
+from unrollbench.report import answers, curves, peers, plots, standings, summary, wording
+from unrollbench.report.declared import Declared, declared
 from unrollbench.report.facts import facts
 from unrollbench.report.files import replace_text
 from unrollbench.report.groups import (
@@ -36,6 +36,7 @@ class Answer:
     is_baseline: bool
     build: str
     run: str
+    ceiling: str
     memory: str
     own: str
     run_ratio: str
@@ -45,8 +46,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Section:
-    """One network: its answer table, the sentences that it supports, and what could not be measured."""
+    """One network: its answer table, the sentences that it supports, and what could not be measured.
 
+    asked: name and question of the suite's group, where this is the group's first network.
+    """
+
+    asked: tuple[str, str] | None
     title: str
     baseline: str | None
     answers: tuple[Answer, ...]
@@ -87,6 +92,8 @@ MEASUREMENT_COLUMNS = (
     "run, IQR",
     "samples",
     "GFLOP/s",
+    "weights, GB/s",
+    "of the ceiling",
     "build memory",
     "run memory",
     "own account",
@@ -118,35 +125,31 @@ def page(run: Run) -> str:
 
 def _content(run: Run) -> dict[str, Any]:
     found = groups(run)
-    declared = _declared(run.suite_source)
+    said = declared(run)
+    beside = peers.tables(found)
     return {
         "run": run,
-        "title": declared.get("title") or run.suite,
-        "question": declared.get("question"),
+        "title": said.title or run.suite,
+        "question": said.question,
         "moment": wording.moment,
-        "headlines": answers.headlines(found),
+        "headlines": (*peers.headlines(beside), *answers.headlines(found)),
+        "standings": [standings.words(table, run) for table in beside],
+        "standings_note": standings.note(beside, ceiling=False),
         "tally": summary.tally(run),
         "disturbed": summary.disturbed(run),
         "caveat": wording.caveat(summary.ratios(found)),
         "trades": [_trade(c, group) for group in found for c in questions(group)],
-        "sections": [_section(group) for group in found],
+        "sections": list(_sections(found, run, said)),
         "figures": [(f, [plots.draw(plot, f.axis.replace("_", " ")) for plot in f.plots]) for f in curves.figures(run)],
         "plot": plots,
         "failures": _failures(run),
         "columns": MEASUREMENT_COLUMNS,
-        "rows": [_row(m) for m in run.measurements],
+        "rows": [_row(m, run) for m in run.measurements],
+        "ceilings": [_ceiling(c) for c in run.ceilings],
+        "ceilings_unknown": run.ceilings_unknown,
         "unknown": _unknown(run),
         "facts": facts(run.environment),
     }
-
-
-def _declared(source: str) -> Mapping[str, str]:
-    """Title and question of the suite, as its text declares them; empty where the text is not a suite's."""
-    try:
-        data = tomllib.loads(source)
-    except tomllib.TOMLDecodeError:
-        return {}
-    return {name: value for name in ("title", "question") if isinstance(value := data.get(name), str)}
 
 
 def _trade(c: Contrast, group: Group) -> Trade:
@@ -161,25 +164,35 @@ def _trade(c: Contrast, group: Group) -> Trade:
     )
 
 
-def _section(group: Group) -> Section:
+def _sections(found: Sequence[Group], run: Run, said: Declared) -> Iterator[Section]:
+    before = None
+    for group in found:
+        asked = said.of_network.get(group.network.network)
+        yield _section(group, run, asked if asked != before else None)
+        before = asked
+
+
+def _section(group: Group, run: Run, asked: tuple[str, str] | None) -> Section:
     base = group.baseline
     return Section(
+        asked=asked,
         title=labels.network(group.network),
         baseline=None if base is None else labels.variant(base.case, group.varying),
-        answers=tuple(_answer(v, group) for v in group.variants if v.ok),
+        answers=tuple(_answer(v, group, run) for v in group.variants if v.ok),
         sentences=tuple(wording.answer(c, group) for c in questions(group)),
         failures=tuple((labels.variant(v.case, group.varying), reason) for v in group.variants for reason in v.reasons),
     )
 
 
-def _answer(variant: Variant, group: Group) -> Answer:
-    base = group.baseline
+def _answer(variant: Variant, group: Group, run: Run) -> Answer:
+    base, run_s = group.baseline, stats.centre(variant.run_s)
     against = contrast(variant, base) if base is not None and variant is not base else None
     return Answer(
         name=labels.variant(variant.case, group.varying),
         is_baseline=variant is base,
         build=wording.seconds(stats.centre(variant.build_s)),
-        run=wording.seconds(stats.centre(variant.run_s)),
+        run=wording.seconds(run_s),
+        ceiling=wording.share(roofline.attained(variant.case, run_s, run.ceilings)),
         memory=wording.size(stats.centre(variant.run_memory_bytes)),
         own=wording.size(stats.centre(variant.own_bytes)),
         run_ratio=wording.versus(against.run, "slower", "faster") if against else "",
@@ -198,9 +211,15 @@ def _failures(run: Run) -> list[tuple[str, str, str, int]]:
     return [(status, reason, names[0], len(names)) for (status, reason), names in cases.items()]
 
 
-def _row(m: Measurement) -> Row:
+def _ceiling(c: Ceiling) -> tuple[str, str, str, str]:
+    """Name, dtype and threads, working set, and value of a ceiling."""
+    where = "in registers" if c.bytes_per_thread is None else f"{wording.size(c.bytes_per_thread)} each"
+    return c.name, f"{c.dtype}, {c.threads} thread{'s' * (c.threads > 1)}", where, f"{c.value:.1f} {c.unit}"
+
+
+def _row(m: Measurement, run: Run) -> Row:
     metrics, times = m.metrics, [sample.run_s for sample in m.samples]
-    rate = frames.gflops_per_s(m)
+    attained = roofline.of_measurement(m, run)
     own = [metrics.weight_bytes, metrics.workspace_bytes, metrics.saved_bytes]
     known = [value for value in own if value is not None]
     checked = metrics.error is not None and metrics.tolerance is not None
@@ -215,7 +234,9 @@ def _row(m: Measurement) -> Row:
         wording.seconds(min(times, default=None)),
         wording.seconds(stats.iqr(times)),
         str(len(times)),
-        wording.UNKNOWN if rate is None else f"{rate:.3g}",
+        wording.rate(attained.gflops_per_s),
+        wording.rate(attained.recurrent_weights_gb_per_s),
+        wording.share(attained),
         wording.size(build_memory_bytes(metrics)),
         wording.size(memory_bytes(m)),
         wording.size(sum(known)) if len(known) == len(own) else wording.UNKNOWN,

@@ -9,7 +9,8 @@ from statistics import median
 
 from unrollbench import labels
 from unrollbench.records import STATUSES, Measurement, Run
-from unrollbench.report import answers, wording
+from unrollbench.report import answers, peers, standings, wording
+from unrollbench.report.declared import declared
 from unrollbench.report.groups import (
     UNDISTURBED_SHARE,
     Contrast,
@@ -33,10 +34,14 @@ _RATIOS = ("run time", "build time", "memory")
 def text(run: Run) -> str:
     """The whole summary: a block per network, the failures, the counts, and one sentence that answers the suite."""
     found = groups(run)
-    blocks = [_block(group) for group in found]
-    note = wording.caveat(ratios(found))
-    ending = [*skips(run), tally(run), *disturbed(run), *answers.headlines(found)]
-    return "\n\n".join([*blocks, *([textwrap.fill(note, _WIDTH)] if note else []), "\n".join(ending)])
+    beside = peers.tables(found)
+    notes = [note for note in (wording.caveat(ratios(found)),) if note]
+    notes += [standings.note(beside, ceiling=bool(run.ceilings))] if beside else []
+    ending = [*skips(run), tally(run), *disturbed(run), *answers.headlines(found), *peers.headlines(beside)]
+    tables = ["\n".join(standings.lines(beside, run))] if beside else []
+    return "\n\n".join(
+        [*_blocks(found, run), *tables, *(textwrap.fill(note, _WIDTH) for note in notes), "\n".join(ending)]
+    )
 
 
 def disturbed(run: Run) -> tuple[str, ...]:
@@ -88,6 +93,17 @@ def tally(run: Run) -> str:
 
 def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _blocks(found: Sequence[Group], run: Run) -> Iterator[str]:
+    """A block per network; the first network of each question of the suite has it above."""
+    asked, before = declared(run).of_network, None
+    for group in found:
+        name_and_question = asked.get(group.network.network)
+        if name_and_question is not None and name_and_question != before:
+            yield textwrap.fill(": ".join(name_and_question), _WIDTH)
+        before = name_and_question
+        yield _block(group)
 
 
 def _block(group: Group) -> str:

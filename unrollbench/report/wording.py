@@ -7,7 +7,8 @@ from datetime import datetime
 
 from unrollbench.labels import variant
 from unrollbench.report.groups import Contrast, Group
-from unrollbench.stats import ENOUGH_PROCESSES, FEW_PROCESSES_MARGIN, FEW_VALUES_MARGIN, Ratio, centre
+from unrollbench.roofline import Attained
+from unrollbench.stats import ENOUGH_PROCESSES, FEW_PROCESSES_MARGIN, FEW_VALUES_MARGIN, Ratio, Rounds, centre
 
 UNKNOWN = "-"
 """Stands where a figure is unknown; never 0."""
@@ -63,6 +64,25 @@ def count(value: float | None) -> str:
 def factor(value: float) -> str:
     """`1.08x`, `12.3x`, `140x`."""
     return f"{_factor(value)}x"
+
+
+def share(attained: Attained) -> str:
+    """How much of the ceiling that binds was reached: `82 % of multiply-add`."""
+    if attained.ceiling_share is None:
+        return UNKNOWN
+    return f"{attained.ceiling_share * 100:.{0 if attained.ceiling_share > 0.095 else 1}f} % of {attained.ceiling}"
+
+
+def rate(value: float | None) -> str:
+    """A rate in its unit with three digits."""
+    return UNKNOWN if value is None else f"{value:.3g}"
+
+
+def spread(rounds: Rounds | None) -> str:
+    """The ratio with the lowest and the highest that was seen: `1.41 (1.38-1.45)`."""
+    if rounds is None:
+        return UNKNOWN
+    return f"{_factor(rounds.estimate)} ({_factor(rounds.low)}-{_factor(rounds.high)})"
 
 
 def versus(ratio: Ratio | None, more: str, less: str) -> str:

@@ -1,0 +1,66 @@
+"""The tables in words have every figure with its spread, every peer, and what the figures mean."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.report.test_peers import LIBRARY, NETWORK, rounds
+from tests.runs import failed, run_of
+from unrollbench.records import Ceiling
+from unrollbench.report import standings
+from unrollbench.report.groups import groups
+from unrollbench.report.peers import tables
+from unrollbench.report.standings import Cell
+
+OTHER = replace(NETWORK, batch_size=5)
+RUN = replace(
+    run_of(
+        *rounds(NETWORK, 1e-3, 1e-3),
+        *rounds(LIBRARY, 1.5e-3, 2e-3),
+        failed(replace(LIBRARY, backend="onnx"), "skipped"),
+        *rounds(OTHER, 1e-3, 1e-3),
+        *rounds(replace(LIBRARY, batch_size=5), 0.8e-3, 0.9e-3),
+    ),
+    ceilings=(
+        Ceiling("multiply-add", "float32", 1, NETWORK.flops / 0.5e-3 / 1e9, "GFLOP/s"),
+        Ceiling("read", "float32", 1, 1e6, "GB/s", 4 * 32 * 32 * 4),
+    ),
+)
+
+
+def test_a_row_has_our_setting_its_share_of_the_ceiling_and_a_cell_for_every_peer() -> None:
+    told = standings.words(tables(groups(RUN))[0], RUN)
+    assert told.backends == ("onnx", "torch")
+    first, second = told.rows
+    assert first.network == "T=8 B=4 I=64 H=32 L=1"
+    assert first.ours == Cell("1.00 ms", "dynamic [1]")
+    assert first.ceiling == Cell("50 % of multiply-add")
+    assert first.fastest == Cell("1.75 ms torch", "library [1]")
+    assert first.peers == (Cell("skipped"), Cell("1.75", "(1.50-2.00)", True))
+    assert second.peers == (Cell("not tried"), Cell("0.85", "(0.80-0.90)", False))
+    assert told.mean.text == "1.22"
+    assert told.settings == "dynamic on 2"
+
+
+def test_the_lines_for_a_terminal_have_the_same_cells() -> None:
+    title, head, first, _, mean, settings = standings.lines(tables(groups(RUN)), RUN)
+    assert title == "lstm float32 forward, 1 thread: each peer's time over that of numba_cpu"
+    assert head.split("  ")[-1].strip() == "torch"
+    for figure in ("1.00 ms", "50 % of multiply-add", "1.75 ms torch", "1.75 (1.50-2.00)", "skipped"):
+        assert figure in first
+    assert mean.split() == ["geometric", "mean", "of", "2", "1.22", "-", "1.22"]
+    assert settings == "  our fastest settings: dynamic on 2"
+
+
+def test_the_note_says_what_the_spread_is_of() -> None:
+    one = run_of(*rounds(NETWORK, 1e-3), *rounds(LIBRARY, 2e-3))
+    assert "of 2 rounds" in standings.note(tables(groups(RUN)), ceiling=False)
+    assert "samples" in standings.note(tables(groups(one)), ceiling=False)
+    assert "three times the forward ones" in standings.note(tables(groups(one)), ceiling=True)
+
+
+def test_where_ours_has_no_figures_its_status_is_shown_and_no_ratio() -> None:
+    run = run_of(failed(NETWORK, "crashed", "SIGSEGV"), *rounds(LIBRARY, 1e-3))
+    (row,) = standings.words(tables(groups(run))[0], run).rows
+    assert (row.ours.text, row.ratio.text) == ("crashed", "-")
+    assert row.fastest.text == "1.00 ms torch"
