@@ -1,0 +1,139 @@
+"""Text of one stage of a backward step: the product that the next stage's gradients owe, then the equations' gradient.
+
+A buffer d_X per array X holds the gradient of the state after the step when the step begins and that of the state
+before it when the step ends; between stages it collects the gradients of temporaries. A row past its length leaves its
+buffers as they are, so the final state's gradient waits there until the row's last real step.
+
+The product of a stage's d_pre with W_h^T is made where it is next needed: with the gradient of the stage before it in
+the chain, which of the first stage is the last one of time step t - 1. So a step needs one barrier of the grid per
+stage. At a window's end `finish` makes the one that is left over.
+
+Per step and stage it reads the weights, B x G x units of d_pre, and the saved activations, and writes d_pre; 2 x B x
+units x G x operand size flops, as forward.
+"""
+
+from __future__ import annotations
+
+from unrollbench.kernels.cuda import forward
+from unrollbench.kernels.cuda import tile as tiles
+from unrollbench.kernels.cuda.layout import LayerLayout, StageLayout
+from unrollbench.kernels.cuda.text import ARGUMENTS, Places, limit
+from unrollbench.kernels.cuda.tiling import Tile
+from unrollbench.kernels.source import function
+
+def successor(layout: LayerLayout, s: StageLayout) -> StageLayout:
+    """The stage whose product this stage's gradient makes: the next one, or the first one of the next time step."""
+    return layout.stages[(s.index + 1) % len(layout.stages)]
+
+
+def operands(places: Places, source: StageLayout, later: bool, resident: int | None) -> tiles.Operands:
+    """d_pre . W_h^T of a stage at this time step, or with `later` at the next one."""
+    return tiles.Operands(places.gates(source, later), source.width, places.field(f"W_b_{source.index}"), resident)
+
+
+def stage(places: Places, s: StageLayout, tile: Tile, resident: int | None = None) -> str:
+    """`backward_<layer>_<stage>`: gates of step t become gradients of pre-activations, d_ buffers go a stage back.
+
+    count: how many later steps this window has; with none, the next time step's product is not owed.
+    """
+    layout = places.layout
+    source, last = successor(layout, s), s.index == len(layout.stages) - 1
+    owed = _owed(places, source, tile, last, resident)
+    equal = source.operand_size == s.units
+    if not equal:
+        owed = tiles.over_tiles(tile, source.operand_size, layout.batch, owed)
+    if last:
+        owed = ["if count > 0:", *tiles.indented(owed)]
+    pairs = tiles.over_pairs(tile, s.units, layout.batch, _row(places, s))
+    body = _addresses(places, s, source)
+    if equal:
+        body += tiles.over_tiles(tile, s.units, layout.batch, [*owed, *pairs])
+    else:  # d_operand has another size than what the equations touch: it is not among it, and nothing is waited for
+        body += [*owed, *tiles.over_tiles(tile, s.units, layout.batch, pairs)]
+    lines = [*tiles.prologue(tile), f"if t < {limit()}:", *tiles.indented(body)]
+    return function(f"backward_{layout.index}_{s.index}", ARGUMENTS, lines)
+
+
+def finish(places: Places, tile: Tile, resident: int | None = None) -> str:
+    """`finish_<layer>`: the product of the first stage at step t, which no step of this window makes."""
+    layout = places.layout
+    source = layout.stages[0]
+    body = [f"d_operand = {places.field(f'd_{source.stage.operand}')}"]
+    owed = _owed(places, source, tile, False, resident)
+    body += tiles.over_tiles(tile, source.operand_size, layout.batch, owed)
+    lines = [*tiles.prologue(tile), f"if t < {limit()}:", *tiles.indented(body)]
+    return function(f"finish_{layout.index}", ARGUMENTS, lines)
+
+
+def _owed(places: Places, source: StageLayout, tile: Tile, later: bool, resident: int | None) -> list[str]:
+    """d_operand += d_pre . W_h^T of the source stage, on this tile."""
+    batch, units = places.layout.batch, source.operand_size
+    add = [f"d_place = d_operand + each_row * {units} + unit", "m[at(d_place)] += S[at(sums)]"]
+    product = tiles.product(tile, operands(places, source, later, resident), units, batch)
+    return [*product, *tiles.over_pairs(tile, units, batch, add)]
+
+
+def _addresses(places: Places, s: StageLayout, source: StageLayout) -> list[str]:
+    """First elements of all that the gradient touches."""
+    layout, stage = places.layout, s.stage
+    owners = forward.gate_owners(layout)
+    found = {"gates": places.gates(s), "d_operand": places.field(f"d_{source.stage.operand}")}
+    found |= {f"gates_of_{n}": places.gates(owners[n]) for n in stage.reads if n in owners}
+    found |= {f"{n}_old": places.array(n) for n in stage.reads if n not in owners}
+    found |= {f"{n}_new": places.array(n, after=True) for n in stage.writes}
+    found |= {f"{n}_at": places.field(n) for n in stage.diagonals}
+    found |= {f"rows_d_{n}": places.field(f"rows_d_{n}") for n in stage.diagonals}
+    buffers = dict.fromkeys((*stage.reads, *stage.writes, *stage.exposed))
+    found |= {f"d_{n}": places.field(f"d_{n}") for n in buffers}
+    if "h" in stage.writes:
+        found["d_out"] = d_out(places)
+    return [f"{name} = {expression}" for name, expression in found.items()]
+
+
+def d_out(places: Places) -> str:
+    """The gradient of this step's output: the user's at the top, below that of the layer above's input."""
+    layout = places.layout
+    elements = layout.batch * layout.spec.output_size
+    if layout.top:
+        return f"{places.field('d_out')} + t * {elements}"
+    return f"f[{places.positions[layout.index + 1, 'd_x']}] + s * {elements}"
+
+
+def _row(places: Places, s: StageLayout) -> list[str]:
+    zero = [f"m[at(gates + each_row * {s.width} + {index * s.units} + unit)] = ZERO" for index in range(s.gates)]
+    return [
+        "if t < lengths[each_row]:",
+        *tiles.indented(_gradient(places.layout, s)),
+        "else:",
+        *tiles.indented(zero),
+    ]
+
+
+def _gradient(layout: LayerLayout, s: StageLayout) -> list[str]:
+    stage, owners = s.stage, forward.gate_owners(layout)
+
+    def unit(name: str) -> str:
+        size = layout.arrays[name].size if name in layout.arrays else owners[name].units
+        return f"each_row * {size} + unit"
+
+    lines = [f"gate = gates + each_row * {s.width} + unit"]
+    lines += [f"{name}_p = m[at(gate + {index * s.units})]" for index, name in enumerate(stage.gates)]
+    lines += [f"{n}_0 = {forward.read(layout, n)}" for n in stage.reads]
+    lines += [f"{n}_1 = m[at({n}_new + {unit(n)})]" for n in stage.writes]
+    lines += [f"{n}_w = w[at({n}_at + unit)]" for n in stage.diagonals]
+    lines += [f"{n}_d = m[at(d_{n} + {unit(n)})]" for n in (*stage.exposed, *stage.writes)]
+    if "h" in stage.writes:
+        lines.append(f"h_d += m[at(d_out + {unit('h')})]")
+    passed = (*(f"{n}_p" for n in stage.gates), *(f"{n}_0" for n in stage.reads), *(f"{n}_1" for n in stage.writes))
+    passed += (*(f"{n}_w" for n in stage.diagonals), *(f"{n}_d" for n in (*stage.exposed, *stage.writes)))
+    results = [f"{n}_3" for n in (*stage.gates, *stage.reads, *stage.diagonals)]
+    call = f"gradients_{layout.index}_{s.index}({', '.join(passed)})"
+    lines.append(f"{', '.join(results)}{',' * (len(results) == 1)} = {call}")
+    lines += [f"m[at(gate + {index * s.units})] = {name}_3" for index, name in enumerate(stage.gates)]
+    for n in dict.fromkeys((*stage.reads, *stage.writes, *stage.exposed)):
+        replaced = n in stage.writes or n in stage.exposed
+        if n in stage.reads:
+            lines.append(f"m[at(d_{n} + {unit(n)})] {'=' if replaced else '+='} {n}_3")
+        else:
+            lines.append(f"m[at(d_{n} + {unit(n)})] = ZERO")
+    return lines + [f"m[at(rows_d_{n} + each_row * {s.units} + unit)] += {n}_3" for n in stage.diagonals]

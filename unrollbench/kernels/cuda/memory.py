@@ -1,0 +1,88 @@
+"""The allocator: what a program has taken of the device, now and at most, and what it may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unrollbench.kernels.cuda.device import Device
+
+
+@dataclass(frozen=True)
+class Limit:
+    """`device_memory_limit`: bytes, or a fraction of the device's memory; None for no limit. `allow_growth` beside it.
+
+    Without growth all of the limit (or of what is free) is taken at once and given out from there.
+    """
+
+    value: int | float | None = None
+    allow_growth: bool = True
+
+    def in_bytes(self, device: Device) -> int | None:
+        """The limit in bytes."""
+        if isinstance(self.value, float):
+            return int(self.value * device.memory_bytes)
+        return self.value
+
+
+class Allocator:
+    """Arrays on a device, accounted for in bytes: `now` and `peak`. Raises MemoryError before the limit is passed."""
+
+    def __init__(self, device: Device, limit: Limit, dtype: str) -> None:
+        self.device, self.limit_bytes = device, limit.in_bytes(device)
+        self.now = self.peak = 0
+        self._taken: list[tuple[Any, int]] = []
+        self._pool: Any = None
+        self._itemsize = np.dtype(dtype).itemsize
+        if not limit.allow_growth:
+            self._take_all(dtype)
+
+    def _take_all(self, dtype: str) -> None:
+        # A sixteenth of what is free stays with the driver, for code and for its own allocations.
+        wanted = self.limit_bytes if self.limit_bytes is not None else self.device.free_bytes() * 15 // 16
+        elements = wanted // self._itemsize
+        self._pool, self._pool_dtype, self._pool_end = self.device.allocate(elements, dtype), dtype, 0
+        self._pool_elements = elements
+        self._account(elements * self._itemsize)
+
+    def _account(self, size: int) -> None:
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def allocate(self, elements: int, dtype: str, what: str) -> Any:
+        """An uninitialised array of the device. `what` it is for, in the error's words."""
+        size = max(elements, 1) * np.dtype(dtype).itemsize
+        if self._pool is not None and dtype == self._pool_dtype:
+            return self._from_pool(elements, size, what)
+        # Beside a pool only the few integers of the frames are allocated: the pool is the limit.
+        if self._pool is None and self.limit_bytes is not None and self.now + size > self.limit_bytes:
+            raise MemoryError(
+                f"device_memory_limit = {self.limit_bytes} bytes: {self.now} are in use and {size} more are wanted "
+                f"for {what}"
+            )
+        array = self.device.allocate(max(elements, 1), dtype)
+        self._taken.append((array, size))
+        self._account(size)
+        return array
+
+    def _from_pool(self, elements: int, size: int, what: str) -> Any:
+        step = 256 // self._itemsize
+        end = self._pool_end + -(-max(elements, 1) // step) * step
+        if end > self._pool_elements:
+            raise MemoryError(
+                f"allow_growth = False took {self._pool_elements * self._itemsize} bytes at build: "
+                f"{self._pool_end * self._itemsize} are in use and {size} more are wanted for {what}"
+            )
+        array = self._pool[self._pool_end : self._pool_end + max(elements, 1)]
+        self._pool_end = end
+        return array
+
+    def close(self) -> None:
+        """Gives everything back."""
+        for array, _ in self._taken:
+            self.device.free(array)
+        if self._pool is not None:
+            self.device.free(self._pool)
+        self._taken, self._pool, self.now = [], None, 0

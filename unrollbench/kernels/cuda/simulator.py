@@ -1,0 +1,161 @@
+"""Kernels in numba-cuda's simulator: Python threads on NumPy arrays. It shows what is computed, never how fast.
+
+A cooperative grid has one block here, and blocks of other kernels run one after the other. Streams are in order.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numba import cuda
+from numba.cuda import types
+
+from unrollbench.errors import BackendUnavailable
+from unrollbench.kernels.build import Phases
+from unrollbench.kernels.cuda.device import Host, KernelSize, Launch
+from unrollbench.kernels.cuda.tiling import Block, Limits, ProductTile
+
+LIMITS = Limits(processors=1, blocks=2, block=Block(1, 1, 1), rows=4, product=ProductTile(1, 1, 2, 4, 4))
+"""A thread per block: a simulated thread is one of Python's, and a barrier of many of them takes milliseconds."""
+SWITCH_S = 1e-5
+"""How long a Python thread may hold the interpreter: the simulator's own loop polls, and would hold it for 5 ms."""
+
+
+class Recorded:
+    """Launches kept as calls, in order: there is no capture in the simulator."""
+
+    def __init__(self, calls: list[Callable[[], None]]) -> None:
+        self._calls = calls
+        self.nodes: int | None = len(calls)
+
+    def replay(self) -> None:
+        for call in self._calls:
+            call()
+
+    def close(self) -> None:
+        self._calls = []
+
+
+class SimulatedDevice:
+    """A device of one multiprocessor whose memory is the host's."""
+
+    simulated = True
+    name = "simulator"
+    memory_bytes = 1 << 24
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self.limits = limits
+        self._recording: list[Callable[[], None]] | None = None
+
+    # ------------------------------------------------------------ compiling
+
+    def scope(self, dtype: str) -> dict[str, Any]:
+        return {"cuda": cuda, "at": _at, "ZERO": np.dtype(dtype).type(0), "DTYPE": getattr(types, dtype)}
+
+    def device_function(self, function: Callable[..., Any], inline: bool) -> Any:
+        return cuda.jit(device=True)(function)
+
+    def kernel(self, function: Callable[..., Any], signature: Any) -> Any:
+        return cuda.jit(signature)(function)
+
+    def signature(self, dtype: str, arguments: str) -> Any:
+        return None
+
+    # ------------------------------------------------------------ memory
+
+    def allocate(self, elements: int, dtype: str) -> Any:
+        # NaN in all that is not written yet, so that whoever reads it is found out.
+        fill = np.nan if np.dtype(dtype).kind == "f" else 0
+        return cuda.to_device(np.full(max(elements, 1), fill, dtype))
+
+    def free_bytes(self) -> int:
+        return self.memory_bytes
+
+    def free(self, array: Any) -> None:
+        """The interpreter collects it."""
+
+    def pinned(self, elements: int, dtype: str) -> Host:
+        return np.zeros(elements, dtype)
+
+    def upload(self, array: Any, first: int, values: Host) -> None:
+        array[first : first + values.size] = values.reshape(-1)
+
+    def download(self, array: Any, first: int, elements: int) -> Host:
+        return np.array(array[first : first + elements].copy_to_host())
+
+    def copy_out(self, array: Any, first: int, to: Host) -> None:
+        to[...] = self.download(array, first, to.size)
+
+    def copy_in(self, array: Any, first: int, source: Host) -> None:
+        self.upload(array, first, source)
+
+    def computed(self) -> Any:
+        return None
+
+    def copied(self) -> Any:
+        return None
+
+    def compute_waits(self, mark: Any) -> None:
+        """Everything is in order."""
+
+    def copies_wait(self, mark: Any) -> None:
+        """Everything is in order."""
+
+    # ------------------------------------------------------------ running
+
+    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[Any]) -> None:
+        def call() -> None:
+            with _often_switching():
+                kernel[launch.grid, launch.block, 0, launch.shared_bytes](*arguments)
+
+        if self._recording is None:
+            call()
+        else:
+            self._recording.append(call)
+
+    def prepare(self, kernel: Any, launch: Launch, cooperative: bool) -> None:
+        """Nothing is loaded, and one block is always granted."""
+
+    def record(self, issue: Callable[[], None], phases: Phases) -> Recorded:
+        self._recording = calls = []  # type: list[Callable[[], None]]
+        try:
+            issue()
+        finally:
+            self._recording = None
+        return Recorded(calls)
+
+    def kernel_size(self, kernel: Any) -> KernelSize:
+        return KernelSize()
+
+    def synchronize(self) -> None:
+        """A launch returns when it is finished."""
+
+    def event_s(self, run: Callable[[], None], runs: int, cold: bool) -> tuple[float, ...]:
+        raise BackendUnavailable("numba_cuda: a simulator's time is not a measurement")
+
+    def driver_bytes(self) -> int | None:
+        return None
+
+    def product_versions(self) -> Mapping[str, str]:
+        return {}
+
+
+def _at(index: Any) -> Any:
+    """An index, which must not be negative: NumPy would count from the end where a device reads elsewhere."""
+    if index < 0:
+        raise IndexError(f"a kernel's index is {index}")
+    return index
+
+
+@contextmanager
+def _often_switching():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

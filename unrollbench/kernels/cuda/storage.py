@@ -1,0 +1,122 @@
+"""A network's memory on a device: the arrays `m`, `w`, `f` and `lengths`, and what is put into them and taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrollbench import cells
+from unrollbench.kernels.cuda.device import Device
+from unrollbench.kernels.cuda.layout import LIMIT, data_region, positions, weight_region, window_region
+from unrollbench.kernels.cuda.memory import Allocator
+from unrollbench.kernels.cuda.network import Network
+from unrollbench.kernels.cuda.swap import PLACES
+from unrollbench.tensors import Array, State, Weights
+
+SAVED = ("gates_",)
+"""Fields of saved activations, beside the state and the temporaries."""
+
+
+class Storage:
+    """The arrays of one program for T = steps. Every array is allocated here, once, and given back by the allocator."""
+
+    def __init__(self, network: Network, device: Device, allocator: Allocator, steps: int) -> None:
+        self.network, self.device, self.steps = network, device, steps
+        plan = network.plan
+        self._dtype, layouts = plan.spec.dtype, plan.layouts
+        window = min(plan.schedule.window, max(steps, 1))
+        self.weights = weight_region(layouts)
+        self.data = data_region(layouts, steps, window, plan.spec.time_major)
+        self.window = window_region(layouts, window, self.data.elements)
+        self.window_elements = self.window.elements - self.data.elements
+        places = PLACES if plan.spec.swap_memory else 1
+        self.w = allocator.allocate(self.weights.elements, self._dtype, "weights")
+        elements = self.data.elements + places * self.window_elements
+        self.m = allocator.allocate(elements, self._dtype, "activations and inputs")
+        rows = max(steps, 1) * plan.spec.batch_size if plan.spec.train else 0
+        self.ones = allocator.allocate(rows, self._dtype, "a row of ones")
+        self._positions = positions(layouts)
+        self.f = allocator.allocate(LIMIT + 1 + len(self._positions), "int64", "fields")
+        self.lengths = allocator.allocate(plan.spec.batch_size, "int64", "lengths")
+        device.upload(self.ones, 0, np.ones(rows, self._dtype))
+        self.set_lengths(np.full(plan.spec.batch_size, steps, np.int64))
+
+    def _place(self, layer: int, name: str) -> tuple[Any, int, tuple[int, ...]]:
+        """(array, first element, shape) of a field."""
+        key = (layer, name)
+        for found, array in ((self.weights, self.w), (self.data, self.m), (self.window, self.m)):
+            if key in found.places:
+                return array, *found.places[key]
+        raise KeyError(key)
+
+    def first(self, layer: int, name: str) -> int:
+        """The first element of a field's array; of a window's, in the first of the alternating places."""
+        return self._place(layer, name)[1]
+
+    def set_lengths(self, lengths: npt.NDArray[np.int64]) -> None:
+        """Each row's length, and the longest."""
+        fields = np.zeros(LIMIT + 1 + len(self._positions), np.int64)
+        fields[LIMIT] = lengths.max()
+        for found in (self.weights, self.data, self.window):
+            for key, (first, _) in found.places.items():
+                fields[self._positions[key]] = first
+        self.device.upload(self.f, 0, fields)
+        self.device.upload(self.lengths, 0, np.ascontiguousarray(lengths, np.int64))
+
+    def put(self, layer: int, name: str, values: Array | None) -> None:
+        """Copies values to a field's array; None is zero."""
+        array, first, shape = self._place(layer, name)
+        given = np.zeros(shape, self._dtype) if values is None else np.ascontiguousarray(values, self._dtype)
+        if given.size != prod(shape):
+            raise ValueError(f"{name} of layer {layer}: got {given.shape}, wanted {shape}")
+        self.device.upload(array, first, given)
+
+    def get(self, layer: int, name: str, base: int = 0) -> Array:
+        """A copy of a field's array."""
+        array, first, shape = self._place(layer, name)
+        found: Array = self.device.download(array, first + base, prod(shape)).reshape(shape)
+        return found
+
+    def put_states(self, prefix: str, states: Sequence[State] | None) -> None:
+        """One array per layer and state; None is zero."""
+        for layout in self.network.plan.layouts:
+            for place, name in enumerate(layout.cell.state):
+                self.put(layout.index, prefix + name, None if states is None else states[layout.index][place])
+
+    def put_weights(self, weights: Sequence[Weights]) -> None:
+        """Weights in TensorFlow's names and layouts, one dict per layer."""
+        for layout, given in zip(self.network.plan.layouts, weights, strict=True):
+            for name, values in _packed(layout, given).items():
+                self.put(layout.index, name, values)
+
+    def saved_bytes(self) -> int:
+        """Activations that the backward pass reads, of one place where windows alternate."""
+        names = tuple(n for layout in self.network.plan.layouts for n in layout.arrays)
+        both = (self.data, self.window)
+        return sum(
+            prod(shape) * np.dtype(self._dtype).itemsize
+            for found in both
+            for (_, name), (_, shape) in found.places.items()
+            if name in names or name.startswith(SAVED)
+        )
+
+
+def _packed(layout: Any, given: Mapping[str, Array]) -> dict[str, Array]:
+    """A layer's weights by field."""
+    found: dict[str, Array] = {}
+    for s in layout.stages:
+        w_x, w_h, bias = cells.stage_weights(s.stage, layout.spec, given)
+        by_unit = w_h.reshape(s.operand_size, s.gates, s.units).transpose(2, 1, 0)
+        found[f"W_f_{s.index}"] = np.ascontiguousarray(by_unit)
+        if w_x is not None:
+            found[f"W_x_{s.index}"] = w_x
+        if layout.train:
+            found[f"W_b_{s.index}"] = w_h
+        if bias is not None:
+            found[f"bias_{s.index}"] = bias
+        found |= {name: given[name] for name in s.stage.diagonals}
+    return found
