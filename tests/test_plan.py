@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.test_case import cases
 from unrollbench import plan, suite
 from unrollbench.case import Case
-from unrollbench.cost import REFERENCE_FLOPS_PER_S
+from unrollbench.cost import REFERENCE_FLOPS_PER_S, expected_build_s
 from unrollbench.errors import SuiteError
 from unrollbench.suite import Group, Suite
 
@@ -61,6 +61,11 @@ def test_the_cases_of_one_network_are_next_to_each_other_however_they_are_writte
     assert networks == [network for network in dict.fromkeys(networks) for _ in range(3)]
     assert [(c.mode, c.threads) for c in planned[::3]] == [("forward", 1), ("forward", 2), ("train", 1), ("train", 2)]
     assert [c.execution for c in planned[:3]] == ["dynamic", "static", "library"]
+
+
+def test_fused_operators_are_expected_to_build_at_once_and_unrolled_graphs_to_compile() -> None:
+    library, static = (Case(backend="torch", execution=execution) for execution in ("library", "static"))
+    assert expected_build_s(library) < 5 < expected_build_s(static)
 
 
 def test_the_last_axis_varies_fastest() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from unrollbench import plan, suite
+from unrollbench.case import Case
 from unrollbench.errors import SuiteError
 
 CASES = {
@@ -70,6 +72,36 @@ def test_tensorflows_benchmark_can_be_cut_to_five_minutes_and_keeps_every_questi
     loaded = suite.load("tensorflow_benchmark")
     kept = set(plan.fit(plan.make(loaded), 300.0).cases)
     assert all(kept.intersection(group.cases) for group in loaded.groups)
+
+
+ROWS = """28x100x28x256x1 28x100x28x100x1 200x32x64x128x1 100x64x123x320x1 50x256x512x512x1 50x256x256x256x1
+50x256x128x128x1 100x1x256x256x1 100x1x1024x1024x1 1000x32x123x320x1 100x16x128x128x4 512x8x64x64x2"""
+"""T x B x I x H x layers of every network on which our kernels are held against the others."""
+
+
+@pytest.mark.parametrize("row", ROWS.split())
+def test_every_network_of_peers_is_run_by_all_at_one_and_two_threads_and_in_both_modes(row: str) -> None:
+    steps, rows, inputs, units, layers = map(int, row.split("x"))
+    shape = Case(
+        sequence_length=steps, batch_size=rows, input_size=inputs, num_units=units, num_layers=layers
+    ).canonical()
+    planned = plan.make(suite.load("peers")).cases
+    for mode in ("forward", "train"):
+        for threads in (1, 2):
+            network = replace(shape, mode=mode, threads=threads).network
+            runs = [(case.backend, case.execution) for case in planned if case.network == network]
+            assert {"numba_cpu", "torch", "onnx", "openvino", "jax", "tensorflow"} == {backend for backend, _ in runs}
+            assert {("tensorflow", "static"), ("tensorflow", "dynamic"), ("openvino", "library")} <= set(runs)
+
+
+def test_peers_has_the_other_cells_and_float64() -> None:
+    planned = plan.make(suite.load("peers")).cases
+    assert {(case.cell, case.dtype) for case in planned} == {
+        ("lstm", "float32"),
+        ("gru", "float32"),
+        ("basic_rnn", "float32"),
+        ("lstm", "float64"),
+    }
 
 
 def findings_of(path: Path) -> tuple[str, ...]:

@@ -47,6 +47,8 @@ BUILDS = {
     "openvino": Build(import_s=0.5, base_s=(0.1, 0.1), copy_s=(0.0, 0.0)),
 }
 """Backend -> what its builds cost; any other backend is taken for numba_cpu."""
+READY_S = 0.2
+"""A build that compiles nothing: of a framework's fused operators, and of PyTorch's eager loop."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def expected_run_s(case: Case) -> float:
 def expected_build_s(case: Case) -> float:
     """Seconds until the first run, import included."""
     build = BUILDS.get(case.backend, BUILDS["numba_cpu"])
+    if case.execution == "library" or (case.backend, case.execution) == ("torch", "stepwise"):
+        return build.import_s + READY_S
     unroll = case.unroll if isinstance(case.unroll, int) else 1
     copies = {"static": case.sequence_length, "dynamic": min(unroll, case.sequence_length)}.get(case.execution, 1)
     train = case.mode == "train"
