@@ -138,8 +138,8 @@ def _mean(mean: stats.Mean | None, networks: int) -> Cell:
     """The mean with the lowest and highest of its ratios, and of how many networks where not of all."""
     if mean is None:
         return Cell(wording.UNKNOWN)
-    fewer = f" of {mean.count}" if mean.count < networks else ""
-    return Cell(f"{mean.estimate:.2f}", f"({mean.low:.2f}-{mean.high:.2f}){fewer}")
+    figure, _, ends = wording.spread(mean).partition(" ")
+    return Cell(figure, f"{ends} of {mean.count}" if mean.count < networks else ends)
 
 
 def _aligned(told: Words) -> Iterator[str]:

@@ -8,7 +8,7 @@ from datetime import datetime
 from unrollbench.labels import variant
 from unrollbench.report.groups import Contrast, Group
 from unrollbench.roofline import Attained
-from unrollbench.stats import ENOUGH_PROCESSES, FEW_PROCESSES_MARGIN, FEW_VALUES_MARGIN, Ratio, Rounds, centre
+from unrollbench.stats import ENOUGH_PROCESSES, FEW_PROCESSES_MARGIN, FEW_VALUES_MARGIN, Mean, Ratio, Rounds, centre
 
 UNKNOWN = "-"
 """Stands where a figure is unknown; never 0."""
@@ -78,11 +78,9 @@ def rate(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.3g}"
 
 
-def spread(rounds: Rounds | None) -> str:
+def spread(seen: Rounds | Mean | None) -> str:
     """The ratio with the lowest and the highest that was seen: `1.41 (1.38-1.45)`."""
-    if rounds is None:
-        return UNKNOWN
-    return f"{_factor(rounds.estimate)} ({_factor(rounds.low)}-{_factor(rounds.high)})"
+    return UNKNOWN if seen is None else f"{_factor(seen.estimate)} ({_factor(seen.low)}-{_factor(seen.high)})"
 
 
 def versus(ratio: Ratio | None, more: str, less: str) -> str:
