@@ -16,6 +16,9 @@ from unrollbench.errors import SuiteError
 
 CASES = {
     "asr": 24,
+    "cuda": 105,
+    "cuda_memory": 11,
+    "cuda_peers": 186,
     "layers": 48,
     "memory": 16,
     "parallel_iterations": 36,
@@ -102,6 +105,26 @@ def test_peers_has_the_other_cells_and_float64() -> None:
         ("basic_rnn", "float32"),
         ("lstm", "float64"),
     }
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda_peers", "cuda_memory"])
+def test_a_suite_for_gpus_has_cases_of_every_mode_that_any_machine_can_run(name: str) -> None:
+    cases = plan.make(suite.load(name)).cases
+    anywhere = [case for case in cases if case.device == "cpu"]
+    assert {case.backend for case in anywhere} == {"numba_cpu"}
+    assert {case.mode for case in anywhere} == {case.mode for case in cases}
+    assert plan.estimate(plan.make(suite.load(name), filters=["device=cpu"])).seconds < 60
+
+
+def test_training_beyond_the_limit_has_room_for_everything_but_its_activations() -> None:
+    (group,) = [group for group in suite.load("cuda_memory").groups if group.name == "does_not_fit"]
+    assert {case.swap_memory for case in group.cases if case.execution == "dynamic"} == {False, True}
+    for case in group.cases:
+        limit = case.device_memory_limit
+        assert isinstance(limit, int)
+        elements = case.sequence_length * case.batch_size * (case.input_size + case.layer_shapes[-1][2])
+        ends_bytes = 2 * elements * case.itemsize_bytes  # inputs, outputs and the gradients of both
+        assert ends_bytes + 4 * case.weight_bytes < limit / 2 < limit < case.activation_bytes
 
 
 def findings_of(path: Path) -> tuple[str, ...]:

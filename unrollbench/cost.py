@@ -22,6 +22,10 @@ GATE_S = 2e-9
 """Sigmoid or tanh of one gate of one row and hidden unit."""
 STEP_S = {"static": 2e-6, "dynamic": 2e-6, "library": 2e-6, "stepwise": 20e-6}
 """What one step of one layer costs beside its mathematics; `stepwise` calls it from Python."""
+CUDA_FLOPS_PER_S = {"float32": 20e12, "float64": 10e12}
+"""Matrix products of a GPU, as far as a sequence of small ones uses it."""
+CUDA_STEP_S = {"static": 5e-6, "dynamic": 5e-6, "library": 5e-6, "stepwise": 50e-6}
+"""One step of one layer on a GPU: a kernel's launch from a graph, a barrier, or launches from Python."""
 WORKER_BYTES = 150_000_000
 """A worker with Numba loaded that has built a small program."""
 CHECKER_BYTES = 50_000_000
@@ -39,6 +43,7 @@ class Build:
 
 BUILDS = {
     "numba_cpu": Build(import_s=0.0, base_s=(0.8, 1.6), copy_s=(0.0015, 0.004)),
+    "numba_cuda": Build(import_s=2.0, base_s=(8.0, 15.0), copy_s=(0.0001, 0.0003)),
     "tensorflow": Build(import_s=3.0, base_s=(0.2, 0.3), copy_s=(0.006, 0.035)),
     "keras": Build(import_s=4.0, base_s=(0.5, 1.0), copy_s=(0.006, 0.035)),
     "jax": Build(import_s=1.0, base_s=(0.3, 0.6), copy_s=(0.042, 0.250)),
@@ -70,7 +75,8 @@ def expected(case: Case, *, min_samples: int, min_time_s: float, timeout_s: floa
     warm_up_s = min_time_s if run_s < min_time_s else 0.0
     sampling_s = run_s + warm_up_s + max(min_time_s, min_samples * run_s)
     seconds = HARNESS_S + min(timeout_s, expected_build_s(case) + sampling_s)
-    disk_bytes = case.activation_bytes if case.swap_memory else 0
+    # What leaves the processor's memory is on the disk; what leaves a GPU's is in the processor's.
+    disk_bytes = case.activation_bytes if case.swap_memory and case.device == "cpu" else 0
     reference_s = _computed(case) * case.flops / REFERENCE_FLOPS_PER_S
     memory_bytes = _worker_bytes(case) - disk_bytes + _checker_bytes(case)
     return Cost(seconds, reference_s, memory_bytes, disk_bytes)
@@ -80,6 +86,9 @@ def expected_run_s(case: Case) -> float:
     """Seconds of one run."""
     passes = 3 if case.mode == "train" else 1
     steps = passes * case.sequence_length
+    if case.device == "cuda":
+        steps_s = steps * case.num_layers * CUDA_STEP_S[case.execution]
+        return _computed(case) * (case.flops / CUDA_FLOPS_PER_S[case.dtype] + steps_s)
     gates_s = steps * case.batch_size * case.gates * sum(case.units) * GATE_S
     products_s = max(case.flops / FLOPS_PER_S[case.dtype], steps * case.weight_bytes / WEIGHT_BYTES_PER_S)
     return _computed(case) * ((gates_s + products_s) / case.threads + steps * case.num_layers * STEP_S[case.execution])

@@ -39,6 +39,13 @@ def test_skips_are_told_once_per_reason_with_their_number() -> None:
     assert "skipped, jax, 2 cases: no jax" in summary.text(run_of(*skipped)).splitlines()
 
 
+def test_a_network_of_which_all_was_skipped_takes_no_line_of_its_own() -> None:
+    skipped = [failed(Case(backend="numba_cuda", device="cuda", seed=n), "skipped", "no driver") for n in (1, 2)]
+    said = summary.text(run_of(*skipped, *three_ways()))
+    assert "device=cuda" not in said
+    assert "skipped, numba_cuda, 2 cases: no driver" in said.splitlines()
+
+
 def test_the_tally_counts_what_is_missing() -> None:
     assert summary.tally(run_of(*three_ways(), planned=5)) == (
         "3 measurements: 3 ok; 2 of 5 missing: the run is still going or was cut short."

@@ -96,9 +96,14 @@ def _plural(number: int, noun: str) -> str:
 
 
 def _blocks(found: Sequence[Group], run: Run) -> Iterator[str]:
-    """A block per network; the first network of each question of the suite has it above."""
+    """A block per network; the first network of each question of the suite has it above.
+
+    A network of which everything was skipped has none: the ending tells how many cases were, and why.
+    """
     asked, before = declared(run).of_network, None
     for group in found:
+        if all(m.status == "skipped" for variant in group.variants for m in variant.measurements):
+            continue
         name_and_question = asked.get(group.network.network)
         if name_and_question is not None and name_and_question != before:
             yield textwrap.fill(": ".join(name_and_question), _WIDTH)
