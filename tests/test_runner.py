@@ -69,11 +69,11 @@ def test_every_case_is_stored_whatever_happens_to_it(tmp_path: Path) -> None:
         assert store.run() == run
 
 
-def test_repeats_are_whole_rounds_in_fresh_servers(tmp_path: Path) -> None:
+def test_repeats_are_whole_rounds_there_and_back_in_fresh_servers(tmp_path: Path) -> None:
     cases = variants("fake", 2)
     with Store(tmp_path / "runs.sqlite") as store:
-        run = execute(planned(*cases, repeats=2), store)
-    assert [(m.case.seed, m.repeat) for m in run.measurements] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+        run = execute(planned(*cases, repeats=3), store)
+    assert [(m.case.seed, m.repeat) for m in run.measurements] == [(0, 0), (1, 0), (1, 1), (0, 1), (0, 2), (1, 2)]
 
 
 def test_progress_is_told_before_the_first_case_and_after_each(tmp_path: Path) -> None:

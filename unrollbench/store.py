@@ -96,7 +96,10 @@ class Store:
         self._database.close()
 
     def begin(self, run: Run, cases: Sequence[Case], repeats: int = 1) -> None:
-        """The run is recorded, with each case planned `repeats` times: all cases once, then all again."""
+        """The run is recorded, with each case planned `repeats` times: all cases once, then all again.
+
+        Every other round goes backwards, so that no case always comes after the same other one.
+        """
         environment = run.environment
         with self._transaction() as database:
             database.execute(
@@ -111,7 +114,8 @@ class Store:
                     json.dumps(dict(environment.facts)),
                 ),
             )
-            planned = [(case.key, repeat, json.dumps(to_json(case))) for repeat in range(repeats) for case in cases]
+            rounds = [(repeat, case) for repeat in range(repeats) for case in cases[:: -1 if repeat % 2 else 1]]
+            planned = [(case.key, repeat, json.dumps(to_json(case))) for repeat, case in rounds]
             database.executemany(
                 "INSERT INTO planned VALUES (?, ?, ?, ?, ?)",
                 [(run.id, position, *row) for position, row in enumerate(planned)],

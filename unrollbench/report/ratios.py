@@ -11,10 +11,10 @@ import pandas as pd
 from unrollbench.case import VARIANT_AXES, Case, CellOptions
 from unrollbench.records import Run
 from unrollbench.report import frames, peers, standings
-from unrollbench.report.peers import Entrant, Standing
+from unrollbench.report.peers import TABLE_AXES, Entrant, Standing
 
-_AXES = tuple(f.name for f in fields(Case) if f.name not in (*VARIANT_AXES, "cell_options"))
-"""The axes that say which network it is."""
+_AXES = tuple(f.name for f in fields(Case) if f.name in TABLE_AXES or f.name not in (*VARIANT_AXES, "cell_options"))
+"""The axes that say which network it is, and in which precision."""
 
 
 def ratios(run: Run, tables: tuple[peers.Table, ...]) -> pd.DataFrame:
