@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from unrollbench import graph
+from unrollbench.backends import Listing, Memory
 from unrollbench.kernels.build import Phases
 from unrollbench.kernels.cuda.device import Device, Recording
 from unrollbench.kernels.cuda.driver import Driver
@@ -161,9 +163,74 @@ class NetworkProgram:
         inputs = get(0, "d_x" if self.spec.time_major else "batch_d_x")
         return Gradients(inputs, tuple(weights), states)
 
+    # ------------------------------------------------------------ what it is
+
+    def listing(self) -> Listing:
+        """The host's driver and the kernels as text, and what the compiler and the driver say of the kernels."""
+        drawn = graph.draw(self.schedule)
+        # The graph's own count where there is one; a loop's nodes are those that it would have in TensorFlow 1.
+        nodes = drawn.nodes_count if self.recording is None else self.recording.nodes
+        kernels = {name: self.device.kernel_size(kernel) for name, kernel in self.network.kernels.items()}
+        texts = [*self.driver.texts.values(), *self.network.texts.values()]
+        plan = self.network.plan
+        shared = max(plan.launch(name).shared_bytes + (k.static_shared_bytes or 0) for name, k in kernels.items())
+        return Listing(
+            "\n".join([*self._remarks(), *texts]),
+            nodes,
+            graph_dot=drawn.dot(),
+            ptx_bytes=_of(sum, [k.ptx_bytes for k in kernels.values()]),
+            cubin_bytes=_of(sum, [k.cubin_bytes for k in kernels.values()]),
+            registers=_of(max, [k.registers for k in kernels.values()]),
+            spill_bytes=_of(max, [k.spill_bytes for k in kernels.values()]),
+            shared_bytes=shared,
+        )
+
+    def _remarks(self) -> Iterator[str]:
+        """What the texts do not show."""
+        yield f"# device: {self.device.name}"
+        yield f"# large products: {self.products.name}"
+        if self.schedule.execution == "static":
+            how = "launched in order, not captured" if self.device.simulated else "nodes of one CUDA graph"
+            yield f"# static: {self.recording.nodes if self.recording else 0} kernels {how}"
+        plan = self.network.plan
+        for direction in ("forward", "backward") if self.spec.train else ("forward",):
+            for layout, s, _, _ in plan.products(direction) if self.schedule.execution == "dynamic" else ():
+                stays = (direction, layout.index, s.index) in plan.residents.places
+                where = "in shared memory" if stays else "read from memory at every step: there is no room for them"
+                yield f"# {direction}: recurrent weights of layer {layout.index}, stage {s.index}: {where}"
+
+    def memory(self) -> Memory:
+        """The storage's account, the allocator's and the driver's."""
+        storage = self.storage
+        saved = storage.saved_bytes + (self.windows.host_bytes if self.windows is not None else 0)
+        return Memory(
+            weight_bytes=storage.weight_bytes,
+            workspace_bytes=storage.workspace_bytes + self.products.workspace_bytes,
+            saved_bytes=saved,
+            device_bytes=self.allocator.now,
+            device_peak_bytes=self.allocator.peak,
+            driver_bytes=self.device.driver_bytes(),
+        )
+
+    def compilations(self) -> int:
+        """How often this program's kernels have been compiled."""
+        return sum(self.device.compilations(k) for k in (*self.network.kernels.values(), self.network.product))
+
+    def event_s(self, runs: int, cold: bool) -> tuple[float, ...]:
+        """Seconds of each run between two events of the compute stream."""
+        return self.device.event_s(self.run, runs, cold)
+
     def close(self) -> None:
-        """Gives the device's memory back."""
+        """Gives the device's memory back; the program cannot run afterwards."""
+        self.device.synchronize()
         if self.recording is not None:
             self.recording.close()
         self.products.close()
+        del self.driver, self.storage, self.windows, self.products, self.recording
         self.allocator.close()
+
+
+def _of(how: Callable[[Iterable[int]], int], values: Sequence[int | None]) -> int | None:
+    """The sum or largest of values, None if one of them is not known."""
+    known = [value for value in values if value is not None]
+    return how(known) if len(known) == len(values) else None

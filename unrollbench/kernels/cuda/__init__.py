@@ -1,11 +1,11 @@
 """Kernels for NVIDIA GPUs, generated as text like those for the CPU and compiled by `numba-cuda`.
 
-    layout    where every array lies in device memory          tiling    blocks, tiles and shared memory
-    equations a cell's equations as device functions           tile      one product of a tile, summed over lanes
-    forward, gradient     one stage of one step                products  a matrix product by tiles, for whole windows
-    edges     what surrounds a pass: state, transposes, zeros  specialize  the driver: straight line, loop or steps
-    network   all of it compiled for a device                  ptx       all of it compiled for an architecture, no GPU
-    device    what the driver is asked for                     hardware, simulator  the two that answer
-    memory    the allocator                                    swap      saved activations in pinned host memory
-    matmul    products by cuBLAS, or by `products`
+layout    where every array lies in device memory          tiling    blocks, tiles and shared memory
+equations a cell's equations as device functions           tile      one product of a tile, summed over lanes
+forward, gradient     one stage of one step                products  a matrix product by tiles, for whole windows
+edges     what surrounds a pass: state, transposes, zeros  specialize  the driver: straight line, loop or steps
+network   all of it compiled for a device                  ptx       all of it compiled for an architecture, no GPU
+device    what the driver is asked for                     hardware, simulator  the two that answer
+memory    the allocator                                    swap      saved activations in pinned host memory
+matmul    products by cuBLAS, or by `products`
 """

@@ -51,7 +51,7 @@ class Compiler(Protocol):
         """A kernel, compiled."""
 
     def signature(self, dtype: str, arguments: str) -> Any:
-        """The kernel's signature; see `network.SIGNATURES`."""
+        """The signature of a kernel with the arguments of that text."""
 
 
 class Recording(Protocol):
@@ -72,6 +72,11 @@ class Device(Compiler, Protocol):
     name: str
     limits: Limits
     memory_bytes: int
+    has_tf32: bool
+
+    @property
+    def compute_stream(self) -> int:
+        """The handle of the compute stream, for libraries that launch on it."""
 
     def allocate(self, elements: int, dtype: str) -> Any:
         """An uninitialised array. Raises MemoryError if there is no room."""
@@ -79,8 +84,8 @@ class Device(Compiler, Protocol):
     def free_bytes(self) -> int:
         """Bytes that nobody has taken yet."""
 
-    def free(self, array: Any) -> None:
-        """Gives an array of `allocate` back."""
+    def release(self) -> None:
+        """Gives the memory of arrays that nobody refers to any more back."""
 
     def pinned(self, elements: int, dtype: str) -> Host:
         """Host memory that the device copies from and to by itself. Raises MemoryError if there is no room."""
@@ -118,6 +123,9 @@ class Device(Compiler, Protocol):
     def record(self, issue: Callable[[], None], phases: Phases) -> Recording:
         """What `issue` launches, recorded but not run."""
 
+    def compilations(self, kernel: Any) -> int:
+        """How often the kernel has been compiled."""
+
     def kernel_size(self, kernel: Any) -> KernelSize:
         """What the kernel takes."""
 
@@ -130,8 +138,8 @@ class Device(Compiler, Protocol):
     def driver_bytes(self) -> int | None:
         """What the driver says that this process takes of the device."""
 
-    def product_versions(self) -> Mapping[str, str]:
-        """The library of large products and its version."""
+    def versions(self) -> Mapping[str, str]:
+        """What the device runs on, and its version."""
 
 
 class DeviceLimitError(RuntimeError):

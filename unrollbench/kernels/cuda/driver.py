@@ -22,8 +22,8 @@ class Driver:
         self._network, self._device = storage.network, storage.device
         self._launches = {name: self._network.plan.launch(name) for name in self._network.kernels}
         scope = self._scope()
-        self._texts = self._network.plan.host_texts()
-        self._functions = {name: define(text, name, scope) for name, text in self._texts.items()}
+        self.texts = self._network.plan.host_texts()
+        self._functions = {name: define(text, name, scope) for name, text in self.texts.items()}
 
     def forward(self, steps: int, limit: int) -> None:
         """Starts a forward pass."""

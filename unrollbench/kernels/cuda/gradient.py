@@ -21,6 +21,7 @@ from unrollbench.kernels.cuda.text import ARGUMENTS, Places, limit
 from unrollbench.kernels.cuda.tiling import Tile
 from unrollbench.kernels.source import function
 
+
 def successor(layout: LayerLayout, s: StageLayout) -> StageLayout:
     """The stage whose product this stage's gradient makes: the next one, or the first one of the next time step."""
     return layout.stages[(s.index + 1) % len(layout.stages)]

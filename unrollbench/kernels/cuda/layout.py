@@ -124,7 +124,7 @@ class LayerLayout:
                 shapes[f"W_b_{s.index}"] = (s.operand_size, s.width)
             if s.stage.bias is not None:
                 shapes[f"bias_{s.index}"] = (s.width,)
-            shapes |= {name: (s.units,) for name in s.stage.diagonals}
+            shapes |= dict.fromkeys(s.stage.diagonals, (s.units,))
         return shapes
 
     @cached_property
@@ -212,12 +212,6 @@ class Region:
     places: dict[tuple[int, str], tuple[int, tuple[int, ...]]]
     elements: int
 
-    def bytes_of(self, itemsize: int, *prefixes: str) -> int:
-        """Bytes of the arrays whose field begins with one of the prefixes; of all of them without any."""
-        wanted = prefixes or ("",)
-        shapes = [shape for (_, name), (_, shape) in self.places.items() if name.startswith(wanted)]
-        return itemsize * sum(prod(shape) for shape in shapes)
-
 
 def region(shapes: Iterator[tuple[tuple[int, str], tuple[int, ...]]], itemsize: int, start: int = 0) -> Region:
     """The shapes laid out from element `start` on."""
@@ -250,7 +244,5 @@ def data_region(layouts: Sequence[LayerLayout], steps: int, window: int, time_ma
 
 def window_region(layouts: Sequence[LayerLayout], window: int, start: int) -> Region:
     """One window of every array that has one, from element `start` of `m` on."""
-    shapes = (
-        ((layout.index, name), shape) for layout in layouts for name, shape in layout.windowed(window).items()
-    )
+    shapes = (((layout.index, name), shape) for layout in layouts for name, shape in layout.windowed(window).items())
     return region(shapes, layouts[0].itemsize, start)

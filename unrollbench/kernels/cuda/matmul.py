@@ -1,4 +1,4 @@
-"""The seam of the large products: those of a static or stepwise program's input, and the gradients of inputs and weights.
+"""The seam of the large products: a static or stepwise program's input, and the gradients of inputs and weights.
 
 On hardware they are cuBLAS's (`cublas.CublasProducts`); in the simulator our own tiled kernel's, and the program says
 which. The recurrent products, and all products inside a dynamic program's kernels, are never here.
@@ -31,6 +31,7 @@ class Products(Protocol):
     """c = a . b, or c += a . b with `adds`; c has rows x columns, a has rows x depth. `exact`: not in TF32."""
 
     name: str
+    workspace_bytes: int
 
     def multiply(self, c: Matrix, a: Matrix, b: Matrix, sizes: tuple[int, int, int], adds: bool, exact: bool) -> None:
         """Starts the product on the compute stream. sizes: rows, columns, depth."""
@@ -43,6 +44,7 @@ class TiledProducts:
     """Products by our own kernel."""
 
     name = "the tiled kernel of unrollbench"
+    workspace_bytes = 0
 
     def __init__(self, device: Device, network: Network) -> None:
         self._device, self._network = device, network

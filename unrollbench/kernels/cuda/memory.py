@@ -33,7 +33,7 @@ class Allocator:
     def __init__(self, device: Device, limit: Limit, dtype: str) -> None:
         self.device, self.limit_bytes = device, limit.in_bytes(device)
         self.now = self.peak = 0
-        self._taken: list[tuple[Any, int]] = []
+        self._taken: list[Any] = []
         self._pool: Any = None
         self._itemsize = np.dtype(dtype).itemsize
         if not limit.allow_growth:
@@ -63,7 +63,7 @@ class Allocator:
                 f"for {what}"
             )
         array = self.device.allocate(max(elements, 1), dtype)
-        self._taken.append((array, size))
+        self._taken.append(array)
         self._account(size)
         return array
 
@@ -80,9 +80,6 @@ class Allocator:
         return array
 
     def close(self) -> None:
-        """Gives everything back."""
-        for array, _ in self._taken:
-            self.device.free(array)
-        if self._pool is not None:
-            self.device.free(self._pool)
+        """Gives everything back, as soon as those who asked for it have let go of it."""
         self._taken, self._pool, self.now = [], None, 0
+        self.device.release()

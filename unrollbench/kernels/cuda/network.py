@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from math import ceil
 from typing import Any
 
 from unrollbench import cells
@@ -36,7 +37,7 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class Residents:
-    """Weights that stay in shared memory: (direction, layer, stage) -> first element. elements: of all shared memory."""
+    """Weights in shared memory: (direction, layer, stage) -> first element. elements: of all of a block's, scratch too."""
 
     places: Mapping[tuple[str, int, int], int]
     elements: Mapping[str, int]
@@ -100,7 +101,9 @@ class Plan:
 
     def grid(self, tile: Tile, units: int) -> tuple[int, int]:
         """A block for each tile."""
-        return min(-(-units // tile.units), self.limits.blocks), min(-(-self.spec.batch_size // tile.batch), LARGEST_GRID_Y)
+        return min(-(-units // tile.units), self.limits.blocks), min(
+            -(-self.spec.batch_size // tile.batch), LARGEST_GRID_Y
+        )
 
     def loop_grid(self, direction: str) -> tuple[int, int]:
         """The blocks of a dynamic program: at most one on each multiprocessor, so that all of them run at once."""
@@ -119,7 +122,8 @@ class Plan:
             end = max(self.product_tile.scratch, *(t.scratch for _, _, t, _ in self.products(direction)))
             for layout, s, t, units in self.products(direction):
                 depth = s.operand_size if direction == "forward" else s.width
-                share = -(-(-(-units // t.units)) // across) * t.units * t.gates * depth
+                tiles = ceil(ceil(units / t.units) / across)
+                share = tiles * t.units * t.gates * depth
                 if (end + share) * itemsize <= self.limits.shared_bytes:
                     places[direction, layout.index, s.index] = end
                     end += share
@@ -232,7 +236,9 @@ class Plan:
         """How the product kernel is launched for a result of that size."""
         t = self.product_tile
         blocks = -(-rows // t.height) * -(-columns // t.width)
-        return Launch((max(1, min(blocks, self.limits.blocks)), 1), self.block.shape, t.scratch * self.layouts[0].itemsize)
+        return Launch(
+            (max(1, min(blocks, self.limits.blocks)), 1), self.block.shape, t.scratch * self.layouts[0].itemsize
+        )
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ class SimulatedDevice:
 
     simulated = True
     name = "simulator"
-    memory_bytes = 1 << 24
+    memory_bytes = 2**28
+    has_tf32 = False
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.limits = limits
@@ -75,8 +76,8 @@ class SimulatedDevice:
     def free_bytes(self) -> int:
         return self.memory_bytes
 
-    def free(self, array: Any) -> None:
-        """The interpreter collects it."""
+    def release(self) -> None:
+        """The interpreter has collected it."""
 
     def pinned(self, elements: int, dtype: str) -> Host:
         return np.zeros(elements, dtype)
@@ -128,6 +129,9 @@ class SimulatedDevice:
             self._recording = None
         return Recorded(calls)
 
+    def compilations(self, kernel: Any) -> int:
+        return 0  # Python runs the kernel's text
+
     def kernel_size(self, kernel: Any) -> KernelSize:
         return KernelSize()
 
@@ -140,8 +144,12 @@ class SimulatedDevice:
     def driver_bytes(self) -> int | None:
         return None
 
-    def product_versions(self) -> Mapping[str, str]:
-        return {}
+    @property
+    def compute_stream(self) -> int:
+        raise BackendUnavailable("numba_cuda: the simulator has no streams that a library could launch on")
+
+    def versions(self) -> Mapping[str, str]:
+        return {"CUDA driver": "none: numba-cuda's simulator"}
 
 
 def _at(index: Any) -> Any:

@@ -205,7 +205,9 @@ def _loop_forward(schedule: Schedule, shape: Shape) -> Iterator[str]:
         for copies, test in _copies(unroll, "now + {} <= stop", "now < stop"):
             yield f"    while {test}:"
             for k in range(copies):
-                yield from indented(_step(shape, layer, f"now + {k}", f"now + {k} - start", f"now + {k + 1} - start"), 2)
+                yield from indented(
+                    _step(shape, layer, f"now + {k}", f"now + {k} - start", f"now + {k + 1} - start"), 2
+                )
             yield f"        now += {copies}"
     yield "    source, last = base, stop - start"
     yield "    start = stop"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -11,14 +11,22 @@ import numpy.typing as npt
 
 from unrollbench import cells
 from unrollbench.kernels.cuda.device import Device
-from unrollbench.kernels.cuda.layout import LIMIT, data_region, positions, weight_region, window_region
+from unrollbench.kernels.cuda.layout import (
+    LIMIT,
+    LayerLayout,
+    Region,
+    data_region,
+    positions,
+    weight_region,
+    window_region,
+)
 from unrollbench.kernels.cuda.memory import Allocator
 from unrollbench.kernels.cuda.network import Network
 from unrollbench.kernels.cuda.swap import PLACES
 from unrollbench.tensors import Array, State, Weights
 
-SAVED = ("gates_",)
-"""Fields of saved activations, beside the state and the temporaries."""
+USERS = ("x", "batch_", "d_x", "d_out", "initial_", "given_", "final_")
+"""How fields begin that hold what the user gives or gets."""
 
 
 class Storage:
@@ -93,19 +101,38 @@ class Storage:
             for name, values in _packed(layout, given).items():
                 self.put(layout.index, name, values)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Weights as they are kept here, without their gradients."""
+        names = {(layout.index, name) for layout in self.network.plan.layouts for name in layout.weights}
+        return self._bytes(self.weights, lambda key: key in names)
+
+    @property
     def saved_bytes(self) -> int:
-        """Activations that the backward pass reads, of one place where windows alternate."""
-        names = tuple(n for layout in self.network.plan.layouts for n in layout.arrays)
-        both = (self.data, self.window)
-        return sum(
-            prod(shape) * np.dtype(self._dtype).itemsize
-            for found in both
-            for (_, name), (_, shape) in found.places.items()
-            if name in names or name.startswith(SAVED)
-        )
+        """Activations that the backward pass reads, on the device; 0 in forward mode."""
+        places = PLACES if self.network.plan.spec.swap_memory else 1
+        return self._bytes(self.data, self._is_saved) + places * self._bytes(self.window, self._is_saved)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Scratch that every run needs: neither saved nor the user's, whose are inputs, outputs and cotangents."""
+        places = PLACES if self.network.plan.spec.swap_memory else 1
+
+        def scratch(key: tuple[int, str]) -> bool:
+            return not self._is_saved(key) and not key[1].startswith(USERS)
+
+        return self._bytes(self.data, scratch) + places * self._bytes(self.window, scratch)
+
+    def _is_saved(self, key: tuple[int, str]) -> bool:
+        layout = self.network.plan.layouts[key[0]]
+        return layout.train and (key[1] in layout.arrays or key[1].startswith("gates_"))
+
+    def _bytes(self, found: Region, wanted: Callable[[tuple[int, str]], bool]) -> int:
+        itemsize = np.dtype(self._dtype).itemsize
+        return itemsize * sum(prod(shape) for key, (_, shape) in found.places.items() if wanted(key))
 
 
-def _packed(layout: Any, given: Mapping[str, Array]) -> dict[str, Array]:
+def _packed(layout: LayerLayout, given: Mapping[str, Array]) -> dict[str, Array]:
     """A layer's weights by field."""
     found: dict[str, Array] = {}
     for s in layout.stages:

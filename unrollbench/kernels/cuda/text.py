@@ -43,7 +43,6 @@ class Places:
         slots: Slots = self.layout.saved
         return self.field(f"gates_{s.index}") + self._slot(slots, self.layout.batch * s.width, after)
 
-
     def x(self) -> str:
         """The layer's input at this step: the user's, or the new output of the layer below."""
         layout, inputs = self.layout, self.layout.spec.input_size

@@ -1,0 +1,35 @@
+"""Generated Python as numba-cuda's device functions: what hardware and `ptx` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import cuda
+from numba.cuda import types
+
+FLOATING = frozenset("mwcab")
+"""Arguments of generated functions that are arrays of the program's dtype."""
+INTEGERS = frozenset(("f", "lengths"))
+"""Arguments that are arrays of int64; all others are int64."""
+
+
+def scope(dtype: str) -> dict[str, Any]:
+    """What generated text may use.
+
+    `at` casts an index to unsigned: a signed one costs three instructions per access, in case it counts from the end.
+    """
+    return {"cuda": cuda, "at": types.uint64, "ZERO": np.dtype(dtype).type(0), "DTYPE": getattr(types, dtype)}
+
+
+def device_function(function: Callable[..., Any], inline: bool) -> Any:
+    """A device function, compiled where it is used. No fast-math: NaN and infinities are what they are on the CPU."""
+    return cuda.jit(device=True, forceinline=inline, fastmath=False)(function)
+
+
+def signature(dtype: str, arguments: str) -> Any:
+    """A kernel's signature: flat contiguous arrays and int64."""
+    kinds = {True: types.Array(getattr(types, dtype), 1, "C"), False: types.Array(types.int64, 1, "C")}
+    names = arguments.split(", ")
+    return types.void(*(kinds[name in FLOATING] if name in FLOATING | INTEGERS else types.int64 for name in names))
