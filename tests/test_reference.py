@@ -314,3 +314,33 @@ def test_a_wrong_result_says_what_is_wrong_where(change: Callable[[Outputs], Out
 def test_an_unknown_cell_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="cell = 'mgu'"):
         forward([Kind("mgu")], np.zeros((1, 1, 1)), None, [()], [{}])
+
+
+def cut_to_tf32(array: Array) -> Array:
+    """The values with the thirteen low bits of their float32 mantissa gone, as tensor cores read operands."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32) & np.uint32(0xFFFFE000)
+    return bits.view(np.float32).astype(np.float64)
+
+
+@pytest.mark.parametrize("steps", [1, 10, 100, 500])
+def test_products_in_tf32_are_right_for_a_case_in_tf32_and_wrong_for_one_in_float32(steps: int) -> None:
+    case = Case(cell="basic_rnn", sequence_length=steps, batch_size=4, input_size=16, num_units=32)
+    tensors, h = draw(case), draw(case).initial_state[0][0]
+    kernel, bias = tensors.weights[0]["kernel"], tensors.weights[0]["bias"]
+    outputs = []
+    for x in tensors.inputs:
+        h = np.tanh(cut_to_tf32(np.concatenate([x, h], axis=1)) @ cut_to_tf32(kernel) + bias)
+        outputs.append(h)
+    got = Outputs(np.stack(outputs).astype(np.float32), ((h.astype(np.float32),),))
+    wanted = expected(case, tensors)
+    in_tf32 = replace(case, device="cuda", matmul_precision="tf32")
+    error, limit = check(in_tf32, got, wanted)
+    assert limit == pytest.approx(4 * 2**-10 * steps**0.5)
+    assert error < limit / 3
+    with pytest.raises(WrongResult):
+        check(replace(in_tf32, matmul_precision="float32"), got, wanted)
+
+
+def test_tf32_means_nothing_to_the_tolerance_where_it_means_nothing_to_the_case() -> None:
+    for case in (Case(), Case(device="cuda", dtype="float64")):
+        assert tolerance(replace(case, matmul_precision="tf32")) == tolerance(case)

@@ -50,7 +50,9 @@ one.close()
 
 def test_expected_results_are_kept_for_the_same_network_run_another_way(tmp_path: Path) -> None:
     script = """
-for other in (case, replace(case, execution="static"), replace(case, threads=2), replace(case, seed=5)):
+gpu = replace(case, device="cuda", l2_cache="cold", device_memory_limit=0.5)
+others = (replace(case, execution="static"), replace(case, threads=2), gpu, replace(case, seed=5))
+for other in (case, *others, replace(gpu, matmul_precision="tf32")):
     one = checker.Checker(other, folder)
     try:
         one.check(right)
@@ -59,7 +61,7 @@ for other in (case, replace(case, execution="static"), replace(case, threads=2),
     one.close()
     print(len(list(folder.iterdir())))
 """
-    assert answers(script, tmp_path) == ["1", "1", "1", "2"]
+    assert answers(script, tmp_path) == ["1", "1", "1", "1", "2", "3"]
 
 
 def test_the_folder_of_expected_results_is_bounded(tmp_path: Path) -> None:
