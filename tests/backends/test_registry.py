@@ -11,13 +11,13 @@ import pytest
 from unrollbench import backends
 from unrollbench.errors import BackendUnavailable
 
-FRAMEWORKS = ("tensorflow", "keras", "jax", "torch", "onnx", "openvino")
+FRAMEWORKS = ("numba_cuda", "tensorflow", "keras", "jax", "torch", "onnx", "openvino")
 
 
 @pytest.fixture
 def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Importing a framework fails as it does where it is not installed, whether or not it is."""
-    absent = {"tensorflow", "tf_keras", "keras", "jax", "jaxlib", "torch", "onnx", "onnxruntime", "openvino"}
+    absent = {"numba_cuda", "tensorflow", "tf_keras", "keras", "jax", "jaxlib", "torch", "onnx", "onnxruntime", "openvino"}
     real = builtins.__import__
 
     def importing(name: str, *args: Any, **kwargs: Any) -> Any:

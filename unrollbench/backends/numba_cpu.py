@@ -275,7 +275,7 @@ class NumbaCpu:
     def why_not(self, case: Case) -> str | None:
         """Why the case cannot run here, or None."""
         if case.device != "cpu":
-            return f"numba_cpu runs on device 'cpu', not {case.device!r}"
+            return f"numba_cpu runs on device 'cpu', not {case.device!r}; backend 'numba_cuda' runs on a GPU"
         if case.execution == "library":
             return "numba_cpu has no fused operator; execution 'library' is for frameworks that have one"
         processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
