@@ -86,6 +86,21 @@ def test_a_process_that_shared_its_processor_is_told_of() -> None:
     assert line.startswith("Of 3 measurements, in 1 the process had its processor only in part, 40% at the least:")
 
 
+def test_a_gpu_that_was_held_down_or_slowed_is_told_of() -> None:
+    steady = measured(Case(device="cuda"))
+    clocks = replace(steady.metrics, throttling="none", sm_mhz_before=1980, sm_mhz_after=1965)
+    steady = replace(steady, metrics=clocks)
+    held = replace(steady, repeat=1, metrics=replace(clocks, throttling="software power cap"))
+    fell = replace(steady, repeat=2, metrics=replace(clocks, sm_mhz_after=990))
+    assert summary.throttled(run_of(steady, *three_ways())) == ()
+    assert summary.throttled(run_of(steady, held, fell, *three_ways())) == (
+        "Of 3 measurements on the GPU, in 1 the clocks were held down (software power cap) and in 1 they fell, "
+        "by 50% at the most: those are slower for it.",
+    )
+    unknown = replace(steady, metrics=replace(clocks, throttling=None, sm_mhz_before=None))
+    assert summary.throttled(run_of(unknown)) == ()
+
+
 def test_a_long_reason_takes_one_line() -> None:
     assert summary.one_line("a\n\tb" + " c" * 500).startswith("a b c")
     assert len(summary.one_line("c " * 500)) <= 200

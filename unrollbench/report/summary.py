@@ -27,6 +27,8 @@ _WIDTH = 100
 """Characters of a line of running text."""
 _SCATTER = 0.3
 """Interquartile range over median, above which a measurement counts as disturbed."""
+_CLOCK_FALL = 0.03
+"""A fall of a GPU's clock by more than this fraction from before to after the timed runs counts."""
 _HEAD = ("variant", "build", "run", "memory", "its own")
 _RATIOS = ("run time", "build time", "memory")
 
@@ -37,7 +39,14 @@ def text(run: Run) -> str:
     beside = peers.tables(found)
     notes = [note for note in (wording.caveat(ratios(found)),) if note]
     notes += [standings.note(beside, ceiling=bool(run.ceilings))] if beside else []
-    ending = [*skips(run), tally(run), *disturbed(run), *answers.headlines(found), *peers.headlines(beside)]
+    ending = [
+        *skips(run),
+        tally(run),
+        *disturbed(run),
+        *throttled(run),
+        *answers.headlines(found),
+        *peers.headlines(beside),
+    ]
     tables = ["\n".join(standings.lines(beside, run))] if beside else []
     return "\n\n".join(
         [*_blocks(found, run), *tables, *(textwrap.fill(note, _WIDTH) for note in notes), "\n".join(ending)]
@@ -58,6 +67,23 @@ def disturbed(run: Run) -> tuple[str, ...]:
         f"Of {_plural(len(timed), 'measurement')}, {' and '.join(signs)}: something else was probably "
         "using this machine. The bounds allow for that; a quiet machine would show more.",
     )
+
+
+def throttled(run: Run) -> tuple[str, ...]:
+    """A line if a GPU's clocks were held down or fell during measurements; else none."""
+    timed = [m for m in run.measurements if m.samples and m.case.device != "cpu"]
+    held = [m.metrics.throttling for m in timed if m.metrics.throttling not in (None, "none")]
+    before_and_after = [(m.metrics.sm_mhz_before, m.metrics.sm_mhz_after) for m in timed]
+    falls = [1 - after / before for before, after in before_and_after if before and after and after < before]
+    signs = []
+    if held:
+        reasons = dict.fromkeys(reason for told in held for reason in str(told).split(", "))
+        signs.append(f"in {len(held)} the clocks were held down ({', '.join(reasons)})")
+    if max(falls, default=0.0) > _CLOCK_FALL:
+        signs.append(f"in {sum(1 for fall in falls if fall > _CLOCK_FALL)} they fell, by {max(falls):.0%} at the most")
+    if not signs:
+        return ()
+    return (f"Of {_plural(len(timed), 'measurement')} on the GPU, {' and '.join(signs)}: those are slower for it.",)
 
 
 def _scatter(measurement: Measurement) -> float:
