@@ -429,12 +429,14 @@ def test_ceilings_shows_a_line_per_limit(monkeypatch: pytest.MonkeyPatch, capsys
     found = (
         Ceiling("multiply-add", "float32", 1, 232.81, "GFLOP/s"),
         Ceiling("read", "float32", 1, 443.9, "GB/s", 16384),
+        Ceiling("read", "float32", 1, 21.0, "GB/s", 65536, 0.5),
     )
     monkeypatch.setattr("unrollbench.probe.ceilings", lambda wanted: found)
     assert cli.main(["ceilings", "--threads", "1"]) == 0
-    _, arithmetic, reading = capsys.readouterr().out.splitlines()
+    _, arithmetic, reading, disturbed = capsys.readouterr().out.splitlines()
     assert arithmetic.split() == ["multiply-add", "in", "registers", "232.8", "GFLOP/s"]
     assert reading.split() == ["read", "16.0", "KiB", "each", "443.9", "GB/s"]
+    assert disturbed.endswith("21.0 GB/s  too low: something else used the processors")
 
 
 def test_ceilings_of_more_threads_than_processors_is_two(capsys: pytest.CaptureFixture[str]) -> None:

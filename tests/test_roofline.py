@@ -80,6 +80,13 @@ def test_what_is_not_known_has_its_reason(case: Case, run_s: float | None, words
     assert words in (found.reason or "")
 
 
+def test_a_ceiling_that_was_measured_beside_something_else_is_not_used() -> None:
+    beside = [replace(ceiling, processor_share=0.5) for ceiling in ceilings(ONE_ROW)]
+    found = attained(ONE_ROW, 1.0, beside)
+    assert (found.ceiling_share, found.ceiling_gflops_per_s) == (None, None)
+    assert "something else used the processors" in (found.reason or "")
+
+
 def test_a_run_without_ceilings_says_why() -> None:
     assert attained(ONE_ROW, 1.0, [], "the processors were busy").reason == "the processors were busy"
 

@@ -180,7 +180,7 @@ def ceilings(arguments: argparse.Namespace) -> int:
     from unrollbench import probe
     from unrollbench.measure.affinity import usable_cpus
     from unrollbench.report import wording
-    from unrollbench.roofline import Wanted
+    from unrollbench.roofline import Wanted, disturbed
 
     available = len(usable_cpus())
     if arguments.threads is not None and arguments.threads > available:
@@ -189,7 +189,8 @@ def ceilings(arguments: argparse.Namespace) -> int:
         say(f"{threads} thread{'s' * (threads > 1)}, float32, the best of several tries")
         for found in probe.ceilings([Wanted(threads)]):
             where = "in registers" if found.bytes_per_thread is None else f"{wording.size(found.bytes_per_thread)} each"
-            say(f"  {found.name:12}  {where:14}  {found.value:8.1f} {found.unit}")
+            note = "  too low: something else used the processors" if disturbed(found) else ""
+            say(f"  {found.name:12}  {where:14}  {found.value:8.1f} {found.unit}{note}")
     return DONE
 
 

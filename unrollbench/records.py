@@ -131,6 +131,8 @@ class Ceiling:
     """One limit of a machine: the best that `threads` threads reached together, in `unit`.
 
     bytes_per_thread is the memory that each thread reads again and again; None for arithmetic in registers.
+    processor_share is the part of that best try for which the threads had their processors: what is missing from 1,
+    something else had, and the true limit is higher.
     """
 
     name: str
@@ -139,6 +141,7 @@ class Ceiling:
     value: float
     unit: str
     bytes_per_thread: int | None = None
+    processor_share: float = 1.0
 
 
 @dataclass(frozen=True)

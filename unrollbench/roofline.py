@@ -19,6 +19,8 @@ from unrollbench.records import Ceiling, Measurement, Run
 
 MULTIPLY_ADD, READ = "multiply-add", "read"
 """Names of ceilings."""
+UNDISTURBED_SHARE = 0.95
+"""A ceiling whose threads had less of their processors than this is no ceiling; clocks and interrupts take a little."""
 SMALLEST_BYTES = 16 * 1024
 """What fits into any first-level cache; smaller working sets are not told apart."""
 
@@ -78,9 +80,7 @@ def attained(case: Case, run_s: float | None, ceilings: Sequence[Ceiling], why_n
     rates = Attained(gflops_per_s=gflop / run_s, recurrent_weights_gb_per_s=gb / run_s)
     peak, per_s = _peak(case, ceilings), _bandwidth(case, ceilings)
     if peak is None or per_s is None:
-        return replace(
-            rates, reason=why_none or "this run has no ceilings for this device, dtype and number of threads"
-        )
+        return replace(rates, reason=why_none or _missing(case, ceilings))
     name, least_s = max((MULTIPLY_ADD, gflop / peak), (READ, gb / per_s), key=lambda bound: bound[1])
     known = replace(rates, ceiling_gflops_per_s=peak, ceiling_recurrent_weights_gb_per_s=per_s, ceiling=name)
     if least_s > run_s:
@@ -136,8 +136,20 @@ def _bandwidth(case: Case, ceilings: Sequence[Ceiling]) -> float | None:
     return sum(_recurrent(case)) / seconds
 
 
+def _missing(case: Case, ceilings: Sequence[Ceiling]) -> str:
+    """Why there is no peak, or no bandwidth, for the case."""
+    if any((c.dtype, c.threads) == (case.dtype, case.threads) for c in ceilings if disturbed(c)):
+        return "something else used the processors while the ceilings were measured"
+    return "this run has no ceilings for this device, dtype and number of threads"
+
+
+def disturbed(ceiling: Ceiling) -> bool:
+    """Whether something else used the processors, so that the ceiling says too little."""
+    return ceiling.processor_share < UNDISTURBED_SHARE
+
+
 def _of(case: Case, ceilings: Sequence[Ceiling]) -> list[Ceiling]:
-    """The ceilings that were measured in the case's dtype with its threads."""
+    """The undisturbed ceilings that were measured in the case's dtype with its threads."""
     if case.device != "cpu":
         return []
-    return [c for c in ceilings if (c.dtype, c.threads) == (case.dtype, case.threads)]
+    return [c for c in ceilings if (c.dtype, c.threads) == (case.dtype, case.threads) and not disturbed(c)]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from unrollbench.kernels import ceilings
+from unrollbench.kernels.threads import Team
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +30,24 @@ def test_arithmetic_comes_first_and_then_a_bandwidth_for_each_working_set() -> N
 def test_the_working_sets_can_be_chosen() -> None:
     found = list(ceilings.measure(1, "float64", (20_000,), 0.0))
     assert [(c.dtype, c.bytes_per_thread) for c in found] == [("float64", None), ("float64", 20_000)]
+
+
+@pytest.mark.parametrize(
+    ("cpu_s", "best"),
+    [((0.5, 1.0, 3.0), (3.0, 1.0)), ((0.5, 2.0, 3.0), (2.0, 1.0)), ((0.5, 1.0, 1.5), (1.0, 0.5))],
+)
+def test_the_best_try_is_one_that_had_its_processor_if_any_had(
+    monkeypatch: pytest.MonkeyPatch, cpu_s: tuple[float, ...], best: tuple[float, float]
+) -> None:
+    """Three tries of 1, 2 and 3 seconds, each with so many seconds of its processor."""
+    kernel = ceilings._multiply_adds("float32")
+    walls = iter([0.0, *(moment for s in (1.0, 2.0, 3.0) for moment in (0.0, s, 0.0))])
+    processors = iter([moment for s in cpu_s for moment in (0.0, s)])
+    monkeypatch.setattr(ceilings, "time", SimpleNamespace(perf_counter=lambda: next(walls)))
+    monkeypatch.setattr(Team, "cpu_s", lambda team: next(processors))
+    monkeypatch.setattr(ceilings, "TRIES", 3)
+    with ceilings._team(1) as team:
+        assert ceilings._best(team, kernel, [(0, 0, 1)], 0.0) == ceilings._Try(*best)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

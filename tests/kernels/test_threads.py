@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -135,3 +136,12 @@ def test_the_callers_own_processors_stay_as_they_are() -> None:
         team.run(count(), np.zeros((2, 1), np.int64))
         assert os.sched_getaffinity(0) == before
     assert os.sched_getaffinity(0) == before
+
+
+def test_processor_time_is_that_of_every_thread() -> None:
+    with team_of(2) as team:
+        before, own = team.cpu_s(), time.thread_time()
+        for _ in range(300):
+            team.run(count(), np.zeros((2, 5), np.int64))
+        others_s = (team.cpu_s() - before) - (time.thread_time() - own)
+    assert others_s > 0

@@ -5,8 +5,11 @@ The best of several tries is reported, since a limit is what the machine can do 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from llvmlite import ir
@@ -18,16 +21,18 @@ from unrollbench.case import DTYPES
 from unrollbench.kernels import host, pack
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.simd import vector
-from unrollbench.kernels.threads import Team
+from unrollbench.kernels.threads import Team, processors
 from unrollbench.kernels.words import peek
 from unrollbench.records import Ceiling
-from unrollbench.roofline import MULTIPLY_ADD, READ
+from unrollbench.roofline import MULTIPLY_ADD, READ, UNDISTURBED_SHARE
 
 CHAINS = 12
 """Independent sums: enough to hide a multiply-add's latency on two units, few enough for 16 registers."""
 TRY_S = 0.02
 """Every ceiling is tried for TRIES times so long."""
 TRIES = 10
+PATIENCE = 5
+"""How many times longer is tried where something else has the processors all the while."""
 KIBI = 1024
 SIZES_BYTES = tuple(KIBI * size for size in (16, 256, 1024, 4 * KIBI, 16 * KIBI, 64 * KIBI, 256 * KIBI))
 """Bytes per thread that are read again and again: the smaller fit into caches, the largest into none that is common."""
@@ -40,40 +45,58 @@ def measure(
 ) -> Iterator[Ceiling]:
     """The peak of multiply-adds in GFLOP/s, then the read bandwidth in GB/s for each working set (SIZES_BYTES)."""
     try_s = TRY_S if try_s is None else try_s
-    team = Team(threads)
-    try:
-        kernel = _multiply_adds(dtype)
+    with _team(threads) as team:
         count = 1_000_000
         flops = 2 * CHAINS * host.lanes(dtype) * count * threads
-        yield Ceiling(
-            MULTIPLY_ADD,
-            dtype,
-            threads,
-            flops / _best_s(team, kernel, [(0, 0, count)] * threads, try_s) / 1e9,
-            "GFLOP/s",
-        )
+        best = _best(team, _multiply_adds(dtype), [(0, 0, count)] * threads, try_s)
+        yield Ceiling(MULTIPLY_ADD, dtype, threads, flops / best.seconds / 1e9, "GFLOP/s", None, best.processor_share)
         kernel = _reads(dtype)
         for size in SIZES_BYTES if sizes_bytes is None else sizes_bytes:
             buffers = [pack.aligned((size // DTYPES[dtype],), dtype) for _ in range(threads)]
             for buffer in buffers:
                 buffer[...] = 1.0  # untouched pages would all be the one zero page
             rounds = max(1, ROUND_BYTES // size)
-            frames = [(buffer.ctypes.data, size, rounds) for buffer in buffers]
             step = CHAINS * host.lanes(dtype) * DTYPES[dtype]
             moved = size // step * step * rounds * threads  # what is left of a whole step is not read
-            yield Ceiling(READ, dtype, threads, moved / _best_s(team, kernel, frames, try_s) / 1e9, "GB/s", size)
+            best = _best(team, kernel, [(buffer.ctypes.data, size, rounds) for buffer in buffers], try_s)
+            yield Ceiling(READ, dtype, threads, moved / best.seconds / 1e9, "GB/s", size, best.processor_share)
+
+
+@contextmanager
+def _team(threads: int) -> Iterator[Team]:
+    """A team whose members, this thread among them, have a processor each."""
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    team = Team(threads)
+    try:
+        if before is not None and threads > 1 and (own := processors(threads)[0]) is not None:
+            os.sched_setaffinity(0, {own})  # of this thread only; the members have theirs
+        yield team
     finally:
+        if before is not None:
+            os.sched_setaffinity(0, before)
         team.close()
 
 
-def _best_s(team: Team, kernel: Kernel, frames: list[tuple[int, int, int]], try_s: float) -> float:
-    """Seconds of the fastest of at least TRIES runs."""
-    table, best, ended, tries = np.array(frames, np.int64), float("inf"), time.perf_counter() + TRIES * try_s, 0
-    while tries < TRIES or time.perf_counter() < ended:
-        started = time.perf_counter()
+@dataclass(frozen=True)
+class _Try:
+    """One run: its seconds, and the part of them for which its threads had their processors."""
+
+    seconds: float
+    processor_share: float
+
+
+def _best(team: Team, kernel: Kernel, frames: list[tuple[int, int, int]], try_s: float) -> _Try:
+    """The fastest of at least TRIES runs that had their processors; of all, if even with patience none had."""
+    table, start, tries = np.array(frames, np.int64), time.perf_counter(), list[_Try]()
+    while True:
+        cpu_s, started = team.cpu_s(), time.perf_counter()
         team.run(kernel.address, table)
-        best, tries = min(best, time.perf_counter() - started), tries + 1
-    return best
+        seconds = time.perf_counter() - started
+        tries.append(_Try(seconds, min(1.0, (team.cpu_s() - cpu_s) / (seconds * team.size))))
+        undisturbed = [one for one in tries if one.processor_share >= UNDISTURBED_SHARE]
+        spent_s = time.perf_counter() - start
+        if len(tries) >= TRIES and spent_s >= TRIES * try_s * (1 if undisturbed else PATIENCE):
+            return min(undisturbed or tries, key=lambda one: one.seconds)
 
 
 def _multiply_adds(dtype: str) -> Kernel:

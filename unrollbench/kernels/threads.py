@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 import weakref
 from functools import cache
 
@@ -114,12 +115,20 @@ class Team:
         self._members: list[threading.Thread] = []
         if size > 1:
             _compiled()
-            cpus = _processors(size)
+            cpus = processors(size)
             for thread in range(1, size):
                 member = threading.Thread(target=_serve, args=(self._control, thread, cpus[thread]), daemon=True)
                 member.start()
                 self._members.append(member)
         self.close = weakref.finalize(self, _stop, self._control, self._members)
+
+    def cpu_s(self) -> float:
+        """Seconds of processor time that this thread and the members have had, to the moment.
+
+        Not the process's own clock: of threads that are running elsewhere that knows only up to the last timer tick.
+        """
+        clocks = [time.pthread_getcpuclockid(member.ident) for member in self._members if member.ident is not None]
+        return time.thread_time() + sum(map(time.clock_gettime, clocks))
 
     def run(self, function: int, frames: npt.NDArray[np.int64]) -> None:
         """Calls the C function at address `function` once per thread, with the address of that thread's row of frames.
@@ -135,7 +144,7 @@ class Team:
             launch(self._control.ctypes.data, function, frames.ctypes.data, frames.strides[0], self.size - 1)
 
 
-def _processors(size: int) -> list[int | None]:
+def processors(size: int) -> list[int | None]:
     """A processor for each thread, where the system lets one choose and has enough; otherwise None."""
     if not hasattr(os, "sched_getaffinity"):
         return [None] * size

@@ -214,7 +214,8 @@ def _failures(run: Run) -> list[tuple[str, str, str, int]]:
 def _ceiling(c: Ceiling) -> tuple[str, str, str, str]:
     """Name, dtype and threads, working set, and value of a ceiling."""
     where = "in registers" if c.bytes_per_thread is None else f"{wording.size(c.bytes_per_thread)} each"
-    return c.name, f"{c.dtype}, {c.threads} thread{'s' * (c.threads > 1)}", where, f"{c.value:.1f} {c.unit}"
+    low = " (too low and not used: something else had the processors)" if roofline.disturbed(c) else ""
+    return c.name, f"{c.dtype}, {c.threads} thread{'s' * (c.threads > 1)}", where, f"{c.value:.1f} {c.unit}{low}"
 
 
 def _row(m: Measurement, run: Run) -> Row:
