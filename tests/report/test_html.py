@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from tests.report.test_standings import RUN
 from tests.runs import HOSTILE, adversarial, failed, run_of, three_ways
 from unrollbench import report
 from unrollbench.case import Case
-from unrollbench.records import Run
+from unrollbench.records import Ceiling, Run
 from unrollbench.report import html
 
 VOID = {"meta", "br", "line", "circle", "path"}
@@ -105,6 +107,28 @@ def test_every_run_has_a_page_without_invented_figures(run: Run) -> None:
             assert " ".join((m.reason or "no reason recorded").split())[:40] in text
     if not any(m.status == "ok" and m.samples for m in run.measurements):
         assert not re.search(r"\d(x faster|x slower)", text)
+
+
+def test_the_ceilings_are_shown_with_each_case_s_share_or_the_reason_why_there_are_none() -> None:
+    ceilings = (
+        Ceiling("multiply-add", "float32", 1, 100.0, "GFLOP/s"),
+        Ceiling("read", "float32", 1, 50.0, "GB/s", 4 * 64 * 64 * 4),
+        Ceiling("read", "float32", 2, 1.0, "GB/s", 4 * 64 * 64 * 2, processor_share=0.5),
+    )
+    text = Page(html.page(replace(run_of(*three_ways(64)), ceilings=ceilings))).text
+    assert "% of multiply-add" in text
+    assert "multiply-add float32, 1 thread in registers 100.0 GFLOP/s" in text
+    assert "1.0 GB/s (too low and not used: something else had the processors)" in text
+    without = Page(html.page(replace(run_of(*three_ways()), ceilings_unknown="no time"))).text
+    assert "Not measured in this run: no time." in without
+
+
+def test_ours_stands_beside_the_others_on_the_page() -> None:
+    text = Page(html.page(RUN)).text
+    assert "Ours beside the others" in text
+    assert "lstm float32 forward, 1 thread: each one\u2019s time over that of numba_cpu" in text
+    assert "1.75 (1.50-2.00)" in text
+    assert "geometric mean of 2" in text
 
 
 def test_hostile_strings_are_text() -> None:
