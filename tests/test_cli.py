@@ -335,6 +335,21 @@ def test_env_says_why_cuda_is_missing_or_shows_the_gpu(
         assert re.search(f"^{line}", found, re.MULTILINE)
 
 
+@pytest.mark.parametrize("found", [(None, "no NVIDIA driver: libcuda.so.1"), ({"driver": "580.65.06"}, "")])
+def test_plan_warns_of_cases_for_a_gpu_where_none_is_shown(
+    found: tuple[Any, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unrollbench.measure import environment
+
+    original = environment.environment
+    monkeypatch.setattr(environment, "environment", lambda: original(find_gpus=lambda: found))
+    assert cli.main(["plan", "cuda_memory"]) == 0
+    warning = "warning: 9 cases are for a GPU, and this machine shows none: no NVIDIA driver: libcuda.so.1"
+    assert (warning in capsys.readouterr().out.splitlines()) == (found[0] is None)
+    assert cli.main(["plan", "cuda_memory", "--filter", "device=cpu"]) == 0
+    assert "GPU" not in capsys.readouterr().out.replace("the GPU's memory", "")
+
+
 def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     cli.say("a\x1b[31m\x00\tb\x9b\nü")
     assert capsys.readouterr().out == "a\\x1b[31m\\x00\tb\\x9b\nü\n"

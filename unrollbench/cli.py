@@ -307,9 +307,12 @@ def _expectation(planned: Plan) -> str:
         f"up to {wording.size(expected.memory_bytes)} of memory"
         + (f" and {wording.size(expected.disk_bytes)} of disk" if expected.disk_bytes else ""),
     ]
-    free = environment().facts.get("memory_available_bytes")
+    facts = environment().facts
+    free, on_gpu = facts["memory_available_bytes"], sum(case.device == "cuda" for case in planned.cases)
     if isinstance(free, int) and expected.memory_bytes > free:
         said.append(f"warning: only {wording.size(free)} of memory are free; the largest cases may fail")
+    if on_gpu and facts["gpu"] is None:
+        said.append(f"warning: {on_gpu} cases are for a GPU, and this machine shows none: {facts['unknown']['gpu']}")
     said += [f"left out by the budget: {line}" for line in planned.left_out]
     return "\n".join(said)
 
