@@ -11,17 +11,21 @@ from unrollbench.case import Case
 from unrollbench.errors import UnrollbenchError
 from unrollbench.records import Run
 
+TEXTS = ("title", "question", "description")
+"""What a suite may say about itself."""
+
 
 @dataclass(frozen=True)
 class Declared:
     """Empty where the text does not say, or is not a suite's.
 
-    of_network: the name and the question of the group that each network stands in, by `Case.network`. A network that is
-    in no group as written, since --axis gave it other values, is not in it.
+    of_network: by `Case.network`, the name of the group that each network stands in, and its question with what it says
+    beside that. A network that is in no group as written, since --axis gave it other values, is not in it.
     """
 
     title: str | None = None
     question: str | None = None
+    description: str | None = None
     of_network: Mapping[Case, tuple[str, str]] = field(default_factory=dict)
 
 
@@ -31,8 +35,8 @@ def declared(run: Run) -> Declared:
         data = tomllib.loads(run.suite_source)
     except (tomllib.TOMLDecodeError, RecursionError):
         return Declared()
-    title, question = (value if isinstance(value := data.get(name), str) else None for name in ("title", "question"))
-    return Declared(title, question, _of_network(run) if isinstance(data.get("group"), list) else {})
+    texts = {name: value for name in TEXTS if isinstance(value := data.get(name), str)}
+    return Declared(**texts, of_network=_of_network(run) if isinstance(data.get("group"), list) else {})
 
 
 def _of_network(run: Run) -> Mapping[Case, tuple[str, str]]:
@@ -40,5 +44,9 @@ def _of_network(run: Run) -> Mapping[Case, tuple[str, str]]:
         groups = suite.parse(run.suite_source, name=run.suite, origin=f"run {run.id}").groups
     except UnrollbenchError:  # written by another version, or with cells that are not installed here
         return {}
-    # The first group has a case that is in two, as in the plan.
-    return {case.network: (g.name, g.question) for g in reversed(groups) if g.question for case in reversed(g.cases)}
+    said = ((group, " ".join(f"{group.question} {group.description}".split())) for group in groups)
+    found: dict[Case, tuple[str, str]] = {}
+    for group, text in said:
+        for case in group.cases if text else ():
+            found.setdefault(case.network, (group.name, text))  # of a case in two groups the first has it
+    return found

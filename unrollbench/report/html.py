@@ -131,6 +131,7 @@ def _content(run: Run) -> dict[str, Any]:
         "run": run,
         "title": said.title or run.suite,
         "question": said.question,
+        "description": said.description,
         "moment": wording.moment,
         "headlines": (*peers.headlines(beside), *answers.headlines(found)),
         "standings": [standings.words(table, run) for table in beside],

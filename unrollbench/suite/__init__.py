@@ -20,13 +20,14 @@
     mode = "train"
 
 A file whose questions have shapes of their own has `[[group]]` tables instead of `[[include]]`: each has a `name`, may
-have a `question`, and puts its `[group.axes]` over `[axes]`, with its own `[[group.include]]` and `[[group.exclude]]`.
+have a `question` and a `description`, and puts its `[group.axes]` over `[axes]`, with its own `[[group.include]]` and
+`[[group.exclude]]`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unrollbench.case import Case
@@ -50,7 +51,7 @@ MAX_CASES = 10_000
 MAX_FINDINGS = 50
 
 KEYS = ("title", "question", "description", "measure", "axes", "include", "exclude", "group")
-GROUP_KEYS = ("name", "question", "axes", "include", "exclude")
+GROUP_KEYS = ("name", "question", "description", "axes", "include", "exclude")
 MEASURE_KEYS = ("repeats", "min_samples", "min_time_s", "timeout_s")
 
 
@@ -61,6 +62,7 @@ class Group:
     name: str
     question: str
     cases: tuple[Case, ...]
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class _Draft:
     question: str
     products: tuple[Product, ...]
     excludes: tuple[Exclude, ...]
+    description: str = ""
 
 
 def folder() -> Path:
@@ -205,7 +208,8 @@ def _drafts(top: Table, name: str) -> list[_Draft]:
             table.report(f'name = "{name}": expected a name of its own; an earlier group has this one')
         seen.add(name)
         draft = _draft(table, name, base)
-        drafts.append(_Draft(name, draft.question, draft.products, (*draft.excludes, *shared)))
+        description = table.text("description", required=False)
+        drafts.append(replace(draft, excludes=(*draft.excludes, *shared), description=description))
     return drafts
 
 
@@ -250,7 +254,7 @@ def _groups(top: Table, drafts: Sequence[_Draft], override: Values) -> tuple[Gro
         expansion = expand(of_group, draft.excludes)
         top.findings.extend(expansion.findings)
         used |= expansion.used
-        groups.append(Group(draft.name, draft.question, expansion.cases))
+        groups.append(Group(draft.name, draft.question, expansion.cases, draft.description))
     if not override:
         unused = dict.fromkeys(rule.table for draft in drafts for rule in draft.excludes if rule.table not in used)
         top.findings.extend(f"{table} excludes no case: remove it, or correct its values" for table in unused)
