@@ -41,6 +41,11 @@ class Sample:
     def run_s(self) -> float:
         return self.elapsed_s / self.loops
 
+    @property
+    def wall_run_s(self) -> float:
+        """One run by the monotonic clock."""
+        return (self.elapsed_s if self.host_s is None else self.host_s) / self.loops
+
 
 @dataclass(frozen=True)
 class Metrics:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.runs import failed, measured, run_of, three_ways
 from unrollbench.case import Case
+from unrollbench.records import Sample
 from unrollbench.report.groups import (
     Variant,
     baseline,
@@ -144,3 +145,30 @@ def test_tf32_is_a_variant_of_the_same_network_and_float32_its_baseline() -> Non
     assert [v.case.matmul_precision for v in group.variants] == ["float32", "tf32"]
     assert group.baseline is group.variants[0]
     assert group.varying == {"matmul_precision"}
+
+
+def test_a_variant_by_events_is_held_against_one_by_the_wall_by_the_wall() -> None:
+    loop = Case(device="cuda", backend="numba_cuda")
+    by_events = replace(measured(loop), samples=tuple(Sample(2, 2e-3, 8e-3) for _ in range(10)))
+    by_wall = measured(replace(loop, backend="jax"), 8e-3)
+    also = replace(measured(replace(loop, execution="static")), samples=tuple(Sample(1, 3e-3, 4e-3) for _ in range(10)))
+    jax, ours, static = groups(run_of(by_events, by_wall, also))[0].variants
+    mixed, pure = contrast(jax, ours).run, contrast(static, ours).run
+    assert mixed is not None
+    assert pure is not None
+    assert mixed.estimate == pytest.approx(2.0)
+    assert pure.estimate == pytest.approx(3.0)
+
+
+def test_static_is_held_against_the_loop_of_its_own_precision() -> None:
+    loop = Case(device="cuda", backend="numba_cuda")
+    cases = [
+        replace(loop, matmul_precision=precision, execution=execution)
+        for precision in ("float32", "tf32")
+        for execution in ("dynamic", "static")
+    ]
+    asked = questions(groups(run_of(*map(measured, cases)))[0])
+    assert [(c.variant.case.matmul_precision, c.against.case.matmul_precision) for c in asked] == [
+        ("float32", "float32"),
+        ("tf32", "tf32"),
+    ]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.runs import adversarial, failed, measured, run_of
 from unrollbench.case import Case
-from unrollbench.records import Measurement, Run
+from unrollbench.records import Measurement, Run, Sample
 from unrollbench.report import peers
 from unrollbench.report.groups import groups
 from unrollbench.report.peers import Table, peer_of, setting, tables
@@ -53,6 +53,16 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert ratio is not None
     assert (ratio.estimate, ratio.low, ratio.high) == pytest.approx((1.5, 1.2, 1.5))
     assert ratio.rounds == 3
+
+
+def test_a_peer_without_events_is_held_against_the_wall_s_time_of_ours() -> None:
+    on_gpu = replace(NETWORK, backend="numba_cuda", device="cuda")
+    ours = replace(measured(on_gpu), samples=(Sample(2, 2e-3, 8e-3),) * 10)
+    torch = replace(measured(replace(on_gpu, backend="torch", execution="library")), samples=(Sample(1, 2e-3, 9e-3),))
+    jax = measured(replace(on_gpu, backend="jax"), 8e-3)
+    (standing,) = only(run_of(ours, torch, jax)).standings
+    ratios = {peer.backend: standing.ratio(peer) for peer in standing.peers}
+    assert {name: ratio and ratio.estimate for name, ratio in ratios.items()} == pytest.approx({"torch": 2, "jax": 2})
 
 
 def test_networks_precisions_and_threads_are_not_mixed() -> None:

@@ -33,6 +33,11 @@ class Variant:
         return [[sample.run_s for sample in m.samples] for m in self.ok]
 
     @property
+    def by_events(self) -> bool:
+        """Whether all of its samples are by a device's events, with the wall's seconds beside."""
+        return all(sample.host_s is not None for m in self.ok for sample in m.samples)
+
+    @property
     def processor_share(self) -> float:
         """The least `processor_share` of its processes; 1 where it says nothing."""
         return min((share for m in self.ok if (share := processor_share(m)) is not None), default=1.0)
@@ -143,8 +148,9 @@ def contrast(variant: Variant, against: Variant) -> Contrast:
     """The first variant held against the second.
 
     A process that shared its processor may have needed only its share of the time: the bounds of run time allow for it.
+    Run times are by the `same_clock`.
     """
-    run = stats.ratio(variant.run_s, against.run_s)
+    run = stats.ratio(*same_clock(variant, against))
     above, below = (v.processor_share if v.processor_share < UNDISTURBED_SHARE else 1.0 for v in (variant, against))
     return Contrast(
         variant=variant,
@@ -155,13 +161,22 @@ def contrast(variant: Variant, against: Variant) -> Contrast:
     )
 
 
+def same_clock(one: Variant, other: Variant) -> tuple[stats.Processes, stats.Processes]:
+    """Seconds of a run of both: by the device's events if both are timed by them, else by the wall."""
+    if one.by_events == other.by_events:
+        return one.run_s, other.run_s
+    by_wall = ([[sample.wall_run_s for sample in m.samples] for m in variant.ok] for variant in (one, other))
+    first, second = by_wall
+    return first, second
+
+
 def questions(group: Group) -> tuple[Contrast, ...]:
-    """The contrasts that answer the group's question: per backend, static and then its fastest other variant, each
-    against that backend's dynamic loop."""
+    """The contrasts that answer the group's question: per backend and precision, static and then its fastest other
+    variant, each against that backend's dynamic loop."""
     found: list[Contrast] = []
-    measured = sorted((v for v in group.variants if v.ok), key=lambda v: v.case.backend)
-    for _, same_backend in groupby(measured, key=lambda v: v.case.backend):
-        variants = tuple(same_backend)
+    measured = sorted((v for v in group.variants if v.ok), key=_computed_by)
+    for _, alike in groupby(measured, key=_computed_by):
+        variants = tuple(alike)
         loop = baseline(v for v in variants if v.case.execution == "dynamic")
         if loop is None:
             continue
@@ -172,6 +187,10 @@ def questions(group: Group) -> tuple[Contrast, ...]:
         if best is not None and best not in found:
             found.append(best)
     return tuple(found)
+
+
+def _computed_by(variant: Variant) -> tuple[str, str]:
+    return variant.case.backend, variant.case.matmul_precision or ""
 
 
 def baseline(variants: Iterable[Variant]) -> Variant | None:

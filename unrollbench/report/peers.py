@@ -12,7 +12,7 @@ from functools import cached_property
 
 from unrollbench import labels, stats
 from unrollbench.case import Case
-from unrollbench.report.groups import Group, Variant
+from unrollbench.report.groups import Group, Variant, same_clock
 
 OURS = ("numba_cpu", "numba_cuda")
 """The backends that are this project's own kernels."""
@@ -76,7 +76,8 @@ class Standing:
         """The peer's time over ours: above 1, ours is faster. None where a side has no figures."""
         if peer is None or peer.best is None or self.ours.best is None:
             return None
-        return stats.by_rounds(_rounds(peer.best), _rounds(self.ours.best))
+        theirs, own = same_clock(peer.best, self.ours.best)
+        return stats.by_rounds(_rounds(peer.best, theirs), _rounds(self.ours.best, own))
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,6 @@ def _standings(group: Group) -> Iterator[Standing]:
             yield Standing(ours, peers)
 
 
-def _rounds(variant: Variant) -> Mapping[int, Sequence[float]]:
+def _rounds(variant: Variant, seconds: stats.Processes) -> Mapping[int, Sequence[float]]:
     """Seconds of one run, by round and sample."""
-    return {m.repeat: [sample.run_s for sample in m.samples] for m in variant.ok}
+    return {m.repeat: of_process for m, of_process in zip(variant.ok, seconds, strict=True)}
