@@ -25,6 +25,11 @@ cases = st.builds(
     lengths=st.sampled_from(["full", "uniform", (3,) * 10, (3,) * 9 + (5,), (5,) + (3,) * 9]),
     num_units=st.sampled_from([8, (8, 4)]),
     num_layers=st.just(2),
+    device=st.sampled_from(["cpu", "cuda"]),
+    matmul_precision=st.sampled_from(["float32", "tf32"]),
+    device_memory_limit=st.sampled_from([None, 0.5, 1.0, 2**30]),
+    allow_growth=st.booleans(),
+    l2_cache=st.sampled_from(["hot", "cold"]),
 ).map(lambda case: case.canonical())
 
 

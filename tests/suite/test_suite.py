@@ -32,6 +32,18 @@ def findings_of(text: str, *, axes: dict[str, list[object]] | None = None) -> tu
     return caught.value.findings
 
 
+def test_axes_of_an_accelerator_mean_nothing_on_the_processor() -> None:
+    body = '[axes]\ndevice = ["cpu", "cuda"]\nmatmul_precision = ["float32", "tf32"]\nl2_cache = ["hot", "cold"]'
+    cases = cases_of(body)
+    assert [case.device for case in cases] == ["cpu", *["cuda"] * 4]
+    assert cases[0] == Case().canonical()
+
+
+def test_a_limit_is_bytes_or_a_fraction_and_bytes_may_be_many() -> None:
+    cases = cases_of('[axes]\ndevice = "cuda"\ndevice_memory_limit = [85_899_345_920, 0.5, 1.0]')
+    assert [case.device_memory_limit for case in cases] == [80 * 2**30, 0.5, 1.0]
+
+
 def test_axes_are_multiplied() -> None:
     cases = cases_of('[axes]\ncell = ["gru", "lstm"]\nsequence_length = [4, 8]\nbatch_size = 3')
     assert [(c.cell, c.sequence_length, c.batch_size) for c in cases] == [
@@ -186,6 +198,16 @@ def test_one_case_is_written_as_axes_with_one_value_each() -> None:
 
 
 ONE_FINDING: list[tuple[str, str]] = [
+    (
+        "[axes]\ndevice_memory_limit = 1",
+        "[axes] device_memory_limit = 1: expected an integer >= 2 of bytes, or a fraction of the device's memory, "
+        "> 0.0 and <= 1.0",
+    ),
+    ("[axes]\ndevice_memory_limit = 9007199254740993", "expected at most 9007199254740991"),
+    ("[axes]\ndevice_memory_limit = true", "[axes] device_memory_limit = true: expected an integer >= 2 of bytes"),
+    ('[axes]\nmatmul_precision = "bf16"', "[axes] matmul_precision = \"bf16\": expected one of 'float32', 'tf32'"),
+    ('[axes]\nl2_cache = "warm"', "[axes] l2_cache = \"warm\": expected one of 'hot', 'cold'"),
+    ('[axes]\nallow_growth = "no"', '[axes] allow_growth = "no": expected true or false'),
     ("", 'suites/t.toml: has no axes: expected what to run, such as a table [axes] with unroll = [1, 4, "full"]'),
     ("[axes]", "suites/t.toml: has no axes: expected what to run"),
     ("axes = 3", "suites/t.toml: axes = 3: expected a table [axes]"),
