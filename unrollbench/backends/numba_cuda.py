@@ -10,12 +10,11 @@ from numba.cuda.core import config
 
 from unrollbench.backends.cuda_program import NetworkProgram
 from unrollbench.case import Case
-from unrollbench.cells import LayerSpec
 from unrollbench.errors import BackendUnavailable
 from unrollbench.kernels.cuda.device import Device
 from unrollbench.kernels.cuda.matmul import Products, TiledProducts
 from unrollbench.kernels.cuda.memory import Allocator, Limit
-from unrollbench.kernels.cuda.network import Network, NetworkSpec
+from unrollbench.kernels.cuda.network import Network, spec_of
 from unrollbench.kernels.cuda.simulator import SimulatedDevice
 from unrollbench.schedule import of_case
 from unrollbench.tensors import Outputs, Tensors
@@ -28,15 +27,12 @@ class CaseProgram:
 
     def __init__(self, case: Case, tensors: Tensors, device: Device) -> None:
         canonical, train = case.canonical(), case.mode == "train"
-        layers = tuple(LayerSpec(case.cell, case.cell_options, i, units) for i, units, _ in case.layer_shapes)
-        swap = bool(canonical.swap_memory)
-        spec = NetworkSpec(layers, case.dtype, case.batch_size, train, case.time_major, swap)
         limit = Limit(canonical.device_memory_limit, canonical.allow_growth is not False)
 
         def products(device: Device, network: Network, allocator: Allocator) -> Products:
             return _products(device, network, allocator, canonical.matmul_precision == "tf32")
 
-        program = NetworkProgram(spec, of_case(case), case.sequence_length, device, limit, products)
+        program = NetworkProgram(spec_of(case), of_case(case), case.sequence_length, device, limit, products)
         program.set_weights(tensors.weights)
         program.set_inputs(tensors.inputs, tensors.lengths, tensors.initial_state)
         if train:

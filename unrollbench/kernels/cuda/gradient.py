@@ -14,6 +14,7 @@ units x G x operand size flops, as forward.
 
 from __future__ import annotations
 
+from unrollbench.errors import CaseError
 from unrollbench.kernels.cuda import forward
 from unrollbench.kernels.cuda import tile as tiles
 from unrollbench.kernels.cuda.layout import LayerLayout, StageLayout
@@ -39,18 +40,16 @@ def stage(places: Places, s: StageLayout, tile: Tile, resident: int | None = Non
     """
     layout = places.layout
     source, last = successor(layout, s), s.index == len(layout.stages) - 1
+    if source.operand_size != s.units:
+        raise CaseError(
+            f"cell {layout.cell.name!r}: stage {source.index} multiplies {source.stage.operand!r} of "
+            f"{source.operand_size} units, but the stage before it has {s.units}: on a GPU both are one tile"
+        )
     owed = _owed(places, source, tile, last, resident)
-    equal = source.operand_size == s.units
-    if not equal:
-        owed = tiles.over_tiles(tile, source.operand_size, layout.batch, owed)
     if last:
         owed = ["if count > 0:", *tiles.indented(owed)]
     pairs = tiles.over_pairs(tile, s.units, layout.batch, _row(places, s))
-    body = _addresses(places, s, source)
-    if equal:
-        body += tiles.over_tiles(tile, s.units, layout.batch, [*owed, *pairs])
-    else:  # d_operand has another size than what the equations touch: it is not among it, and nothing is waited for
-        body += [*owed, *tiles.over_tiles(tile, s.units, layout.batch, pairs)]
+    body = [*_addresses(places, s, source), *tiles.over_tiles(tile, s.units, layout.batch, [*owed, *pairs])]
     lines = [*tiles.prologue(tile), f"if t < {limit()}:", *tiles.indented(body)]
     return function(f"backward_{layout.index}_{s.index}", ARGUMENTS, lines)
 

@@ -9,6 +9,7 @@ from math import ceil
 from typing import Any
 
 from unrollbench import cells
+from unrollbench.case import Case
 from unrollbench.cells import LayerSpec
 from unrollbench.kernels.cuda import edges, equations, forward, gradient, products, specialize, tile
 from unrollbench.kernels.cuda.device import Compiler, Launch
@@ -17,7 +18,7 @@ from unrollbench.kernels.cuda.specialize import BACKWARD, FORWARD
 from unrollbench.kernels.cuda.text import ARGUMENTS, Places
 from unrollbench.kernels.cuda.tiling import Block, Limits, ProductTile, Tile, block_for, product_tile_for, tile_for
 from unrollbench.kernels.source import define
-from unrollbench.schedule import Schedule
+from unrollbench.schedule import Schedule, of_case
 
 LARGEST_GRID_Y = 65535
 """Blocks along y that a launch may have."""
@@ -37,7 +38,7 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class Residents:
-    """Weights in shared memory: (direction, layer, stage) -> first element. elements: of all of a block's, scratch too."""
+    """Weights in shared memory: (direction, layer, stage) -> first element. elements: of a block, scratch too."""
 
     places: Mapping[tuple[str, int, int], int]
     elements: Mapping[str, int]
@@ -225,10 +226,7 @@ class Plan:
             layer, _, stage = rest.partition("_")
             s = self.layouts[int(layer)].stages[int(stage or 0)]
             tile = self.tile(s.gates if direction == "forward" else 1)
-            units = s.units
-            if direction != "forward":
-                source = s if direction == "finish" else gradient.successor(self.layouts[int(layer)], s)
-                units = max(s.units, source.operand_size)
+            units = s.operand_size if direction == "finish" else s.units
             return Launch(self.grid(tile, units), shape, tile.scratch * itemsize)
         return Launch((min(4 * self.limits.processors, self.limits.blocks), 1), shape, 0)
 
@@ -239,6 +237,18 @@ class Plan:
         return Launch(
             (max(1, min(blocks, self.limits.blocks)), 1), self.block.shape, t.scratch * self.layouts[0].itemsize
         )
+
+
+def spec_of(case: Case) -> NetworkSpec:
+    """What a case's network is compiled for."""
+    layers = tuple(LayerSpec(case.cell, case.cell_options, i, units) for i, units, _ in case.layer_shapes)
+    train, swap = case.mode == "train", bool(case.canonical().swap_memory)
+    return NetworkSpec(layers, case.dtype, case.batch_size, train, case.time_major, swap)
+
+
+def plan_of(case: Case, limits: Limits) -> Plan:
+    """The plan of a case's kernels on a device with those limits."""
+    return Plan(spec_of(case), of_case(case), case.sequence_length, limits)
 
 
 @dataclass(frozen=True)

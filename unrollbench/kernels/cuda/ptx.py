@@ -15,11 +15,9 @@ from numba import cuda
 from numba.cuda import dispatcher
 
 from unrollbench.case import Case
-from unrollbench.cells import LayerSpec
 from unrollbench.kernels.cuda import jit
-from unrollbench.kernels.cuda.network import NetworkSpec, Plan, compile_plan
+from unrollbench.kernels.cuda.network import compile_plan, plan_of
 from unrollbench.kernels.cuda.tiling import Limits
-from unrollbench.schedule import of_case
 
 Capability = tuple[int, int]
 
@@ -76,14 +74,6 @@ def _as_if_on(capability: Capability) -> Iterator[None]:
         yield
     finally:
         dispatcher.get_current_device = asked
-
-
-def plan_of(case: Case, limits: Limits) -> Plan:
-    """The plan of a case's kernels on a device with those limits."""
-    layers = tuple(LayerSpec(case.cell, case.cell_options, i, units) for i, units, _ in case.layer_shapes)
-    swap = bool(case.canonical().swap_memory)
-    spec = NetworkSpec(layers, case.dtype, case.batch_size, case.mode == "train", case.time_major, swap)
-    return Plan(spec, of_case(case), case.sequence_length, limits)
 
 
 def compile_ptx(case: Case, capability: Capability) -> dict[str, str]:

@@ -45,7 +45,8 @@ class Storage:
         self.w = allocator.allocate(self.weights.elements, self._dtype, "weights")
         elements = self.data.elements + places * self.window_elements
         self.m = allocator.allocate(elements, self._dtype, "activations and inputs")
-        rows = max(steps, 1) * plan.spec.batch_size if plan.spec.train else 0
+        summed = window if plan.spec.swap_memory else max(steps, 1)  # time steps whose rows are added up at once
+        rows = summed * plan.spec.batch_size if plan.spec.train else 0
         self.ones = allocator.allocate(rows, self._dtype, "a row of ones")
         self._positions = positions(layouts)
         self.f = allocator.allocate(LIMIT + 1 + len(self._positions), "int64", "fields")
