@@ -152,12 +152,20 @@ def test_a_variant_by_events_is_held_against_one_by_the_wall_by_the_wall() -> No
     by_events = replace(measured(loop), samples=tuple(Sample(2, 2e-3, 8e-3) for _ in range(10)))
     by_wall = measured(replace(loop, backend="jax"), 8e-3)
     also = replace(measured(replace(loop, execution="static")), samples=tuple(Sample(1, 3e-3, 4e-3) for _ in range(10)))
-    jax, ours, static = groups(run_of(by_events, by_wall, also))[0].variants
+    ours, static, jax = groups(run_of(by_events, by_wall, also))[0].variants
     mixed, pure = contrast(jax, ours).run, contrast(static, ours).run
     assert mixed is not None
     assert pure is not None
     assert mixed.estimate == pytest.approx(2.0)
     assert pure.estimate == pytest.approx(3.0)
+
+
+def test_our_own_kernels_are_the_baseline_on_any_device() -> None:
+    for device, backend in (("cpu", "numba_cpu"), ("cuda", "numba_cuda")):
+        ours = Case(device=device, backend=backend)
+        (group,) = groups(run_of(measured(replace(ours, backend="jax")), measured(ours)))
+        assert group.baseline is group.variants[0]
+        assert group.variants[0].case.backend == backend
 
 
 def test_static_is_held_against_the_loop_of_its_own_precision() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.runs import adversarial, failed, measured, run_of, three_ways
 from unrollbench.case import Case
-from unrollbench.records import Run
+from unrollbench.records import Run, Sample
 from unrollbench.report import answers, summary
 from unrollbench.report.groups import groups
 
@@ -84,6 +84,15 @@ def test_a_process_that_shared_its_processor_is_told_of() -> None:
     shared = replace(loop, metrics=replace(loop.metrics, cpu_s=0.4e-3))
     (line,) = summary.disturbed(run_of(shared, static, stepwise))
     assert line.startswith("Of 3 measurements, in 1 the process had its processor only in part, 40% at the least:")
+
+
+def test_two_clocks_beside_each_other_are_told_of() -> None:
+    loop = Case(device="cuda", backend="numba_cuda")
+    by_wall = measured(replace(loop, backend="jax"))
+    by_events = replace(measured(loop), samples=(Sample(1, 1e-3, 2e-3),) * 10)
+    assert "by the wall" in summary.text(run_of(by_wall, by_events))
+    for alone in (by_wall, by_events):
+        assert "by the wall" not in summary.text(run_of(alone))
 
 
 def test_a_gpu_that_was_held_down_or_slowed_is_told_of() -> None:

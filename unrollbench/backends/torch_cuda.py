@@ -70,7 +70,7 @@ class Meter:
         torch.cuda.reset_peak_memory_stats()
         return tuple(start.elapsed_time(end) * 1e-3 for start, end in marks)
 
-    def memory(self, weight_bytes: int) -> Memory:
+    def memory(self, weight_bytes: int | None) -> Memory:
         peak_bytes = max(self._peak_bytes, torch.cuda.max_memory_allocated())
         return Memory(
             weight_bytes=weight_bytes, device_bytes=torch.cuda.memory_allocated(), device_peak_bytes=peak_bytes

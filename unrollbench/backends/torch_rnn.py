@@ -190,8 +190,7 @@ class TorchCudaProgram(TorchProgram):
         return self._meter.event_s(self.run, runs, cold)
 
     def memory(self) -> Memory:
-        weight_bytes = super().memory().weight_bytes
-        return self._meter.memory(weight_bytes or 0)
+        return self._meter.memory(super().memory().weight_bytes)
 
 
 def _scan_operator() -> Callable[..., Any] | None:

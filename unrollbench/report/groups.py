@@ -11,6 +11,8 @@ from unrollbench import stats
 from unrollbench.case import VARIANT_AXES, Case
 from unrollbench.records import Measurement, Metrics, Run
 
+OURS = ("numba_cpu", "numba_cuda")
+"""The backends that are this project's own kernels."""
 UNDISTURBED_SHARE = 0.95
 """From this share of its processor on, a process counts as undisturbed; clocks and interrupts take a few percent."""
 
@@ -215,7 +217,7 @@ def _distance_from_plain_loop(variant: Variant) -> tuple[int, bool, int, bool, b
     window = case.parallel_iterations if case.parallel_iterations is not None else plain.parallel_iterations or 1
     return (
         executions.index(case.execution),
-        case.backend != plain.backend,
+        case.backend not in OURS,
         unroll,
         bool(case.swap_memory),
         case.matmul_precision == "tf32",
@@ -229,6 +231,6 @@ def _order(item: tuple[Case, list[Measurement]]) -> tuple[bool, str, int, int, i
     executions = ("dynamic", "static", "stepwise", "library")
     unroll = case.unroll if isinstance(case.unroll, int) else 0
     window = case.parallel_iterations or 0
-    place = (case.backend != Case().backend, case.backend, executions.index(case.execution))
+    place = (case.backend not in OURS, case.backend, executions.index(case.execution))
     loop = (unroll, window, bool(case.swap_memory))
     return (*place, *loop, case.matmul_precision == "tf32", case.allow_growth is False)

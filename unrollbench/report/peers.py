@@ -12,10 +12,8 @@ from functools import cached_property
 
 from unrollbench import labels, stats
 from unrollbench.case import Case
-from unrollbench.report.groups import Group, Variant, same_clock
+from unrollbench.report.groups import OURS, Group, Variant, same_clock
 
-OURS = ("numba_cpu", "numba_cuda")
-"""The backends that are this project's own kernels."""
 TABLE_AXES = ("cell", "dtype", "device", "mode", "threads", "matmul_precision")
 """Networks that differ in these are in tables of their own."""
 

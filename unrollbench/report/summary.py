@@ -30,6 +30,10 @@ _SCATTER = 0.3
 _CLOCK_FALL = 0.03
 """A fall of a GPU's clock by more than this fraction from before to after the timed runs counts."""
 _HEAD = ("variant", "build", "run", "memory", "its own")
+_TWO_CLOCKS = (
+    "Run times of a program that is timed by its device's events are those; others' are the wall's, the wait for the "
+    "device included. A ratio between the two is of both by the wall."
+)
 _RATIOS = ("run time", "build time", "memory")
 
 
@@ -38,6 +42,7 @@ def text(run: Run) -> str:
     found = groups(run)
     beside = peers.tables(found)
     notes = [note for note in (wording.caveat(ratios(found)),) if note]
+    notes += [_TWO_CLOCKS] if two_clocks(found) else []
     notes += [standings.note(beside, ceiling=bool(run.ceilings))] if beside else []
     ending = [
         *skips(run),
@@ -51,6 +56,11 @@ def text(run: Run) -> str:
     return "\n\n".join(
         [*_blocks(found, run), *tables, *(textwrap.fill(note, _WIDTH) for note in notes), "\n".join(ending)]
     )
+
+
+def two_clocks(found: Sequence[Group]) -> bool:
+    """Whether variants that are timed by a device's events stand beside others that are not."""
+    return any(len({v.by_events for v in group.variants if v.ok}) > 1 for group in found)
 
 
 def disturbed(run: Run) -> tuple[str, ...]:
