@@ -17,6 +17,7 @@ import pytest
 from tests.fake_backend import SMALL
 from unrollbench import probe, runner
 from unrollbench.case import Case
+from unrollbench.cli import exit_code
 from unrollbench.errors import RunError, UnrollbenchError
 from unrollbench.plan import Plan
 from unrollbench.records import Ceiling, Environment
@@ -67,6 +68,19 @@ def test_every_case_is_stored_whatever_happens_to_it(tmp_path: Path) -> None:
         assert (run.suite, run.suite_source, run.planned) == ("fakes", "# text", 6)
         assert run.finished_at is not None
         assert store.run() == run
+
+
+def test_cases_for_a_gpu_that_is_not_there_are_skipped_and_the_run_is_none_the_worse(tmp_path: Path) -> None:
+    on_gpu = [replace(SMALL, backend=name, device="cuda") for name in ("fake_missing", "numba_cpu", "fake_simulated")]
+    with Store(tmp_path / "runs.sqlite") as store:
+        run = execute(planned(SMALL, *on_gpu), store)
+    assert [m.status for m in run.measurements] == ["ok", "skipped", "skipped", "skipped"]
+    missing, elsewhere, simulated = (m.reason or "" for m in run.measurements[1:])
+    assert "no_such_module" in missing
+    assert "runs on device 'cpu', not 'cuda'" in elsewhere
+    assert "simulator" in simulated
+    assert not any(m.samples for m in run.measurements[1:])
+    assert exit_code(run) == 0
 
 
 def test_repeats_are_whole_rounds_there_and_back_in_fresh_servers(tmp_path: Path) -> None:
