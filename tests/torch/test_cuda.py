@@ -18,7 +18,7 @@ from unrollbench.case import Case
 ON_GPU = Case(backend="torch", device="cuda", execution="library").canonical()
 
 
-@pytest.mark.parametrize("execution", ["stepwise", "library"])
+@pytest.mark.parametrize("execution", ["static", "stepwise", "library"])
 @pytest.mark.parametrize("mode", ["forward", "train"])
 def test_without_a_gpu_every_case_on_one_is_refused_with_torch_s_reason(execution: Any, mode: Any) -> None:
     reason = backends.load("torch").why_not(replace(ON_GPU, execution=execution, mode=mode))
@@ -28,8 +28,12 @@ def test_without_a_gpu_every_case_on_one_is_refused_with_torch_s_reason(executio
 
 
 @pytest.mark.parametrize("execution", ["static", "dynamic"])
-def test_what_is_compiled_for_a_gpu_is_refused_with_a_reason_too(execution: Any) -> None:
-    assert backends.load("torch").why_not(replace(ON_GPU, execution=execution).canonical()) is not None
+def test_nothing_is_compiled_for_a_gpu_without_triton(monkeypatch: pytest.MonkeyPatch, execution: Any) -> None:
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    reason = backends.load("torch").why_not(replace(ON_GPU, execution=execution).canonical())
+    assert reason is not None
+    assert "needs triton" in reason
 
 
 def test_a_program_on_the_processor_is_not_timed_by_events() -> None:

@@ -22,13 +22,13 @@ FLUSH_FACTOR = 2
 
 def why_not(case: Case) -> str | None:
     """Why no GPU can run the case here, or None; asking starts CUDA in this process."""
-    if case.execution in ("static", "dynamic") and importlib.util.find_spec("triton") is None:
-        return "torch.compile needs triton on a GPU; it comes with torch's builds for CUDA"
     try:
         torch.cuda.init()
     except (AssertionError, RuntimeError) as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         return f"torch {torch.__version__} has no GPU here: {first}"
+    if case.execution in ("static", "dynamic") and importlib.util.find_spec("triton") is None:
+        return "torch.compile needs triton on a GPU; it comes with torch's builds for CUDA"
     return None
 
 
