@@ -12,6 +12,7 @@ import pytest
 
 from tests.backends.numba_programs import identical
 from tests.cuda.programs import EXECUTIONS, check, limits, results, small
+from unrollbench.kernels.cuda import network, tiling
 from unrollbench.kernels.cuda.simulator import LIMITS
 from unrollbench.kernels.cuda.tiling import Block, Tile
 
@@ -60,12 +61,10 @@ def test_unroll_and_windows_do_not_change_a_bit(axes: dict[str, int]) -> None:
 
 
 def test_deposits_of_some_rows_at_a_time_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from unrollbench.kernels.cuda import network
-
     wanted = limits(Block(2, 1, 1), rows=4)
     case = small("lstm", sequence_length=2, batch_size=4)
     at_once = results(case, wanted=wanted)
-    whole = network.tile_for
+    whole = tiling.tile_for
 
     def one_by_one(*arguments: object) -> Tile:
         return replace(whole(*arguments), deposit=1)  # type: ignore[arg-type]
@@ -75,11 +74,9 @@ def test_deposits_of_some_rows_at_a_time_have_the_same_bits(monkeypatch: pytest.
 
 
 def test_several_units_of_a_thread_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from unrollbench.kernels.cuda import network
-
     case = small("gru", sequence_length=2, num_units=5)
     alone = results(case, wanted=LIMITS)
-    whole = network.tile_for
+    whole = tiling.tile_for
 
     def two(*arguments: object) -> Tile:
         return replace(whole(*arguments), span=2)  # type: ignore[arg-type]

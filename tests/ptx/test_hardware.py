@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from cuda.bindings import driver as cuda_driver
+from numba.cuda.cudadrv.driver import CudaAPIError
+from nvmath.bindings import cublas as nvmath_cublas
 
 from unrollbench import backends
 from unrollbench.case import Case
@@ -22,7 +25,7 @@ from unrollbench.kernels.cuda.network import plan_of
 from unrollbench.kernels.cuda.tiling import Limits
 
 Flat = npt.NDArray[np.float64]
-RESULT = graph.driver.CUresult
+RESULT = cuda_driver.CUresult
 
 
 def test_without_a_driver_the_backend_says_why() -> None:
@@ -47,13 +50,14 @@ class OnHost:
 def columns_of(address: int, rows: int, columns: int, stride: int) -> Flat:
     """The column-major matrix at an address, as a view of the memory itself."""
     memory = (ctypes.c_double * (stride * columns)).from_address(address)
-    return np.frombuffer(memory, np.float64).reshape(columns, stride)[:, :rows].T
+    flat: Flat = np.ctypeslib.as_array(memory)
+    return flat.reshape(columns, stride)[:, :rows].T
 
 
 class Blas:
     """cublasGemmEx as its documentation has it: C = alpha op(A) op(B) + beta C, all of them column-major."""
 
-    Operation, ComputeType = cublas.cublas.Operation, cublas.cublas.ComputeType
+    Operation, ComputeType = nvmath_cublas.Operation, nvmath_cublas.ComputeType
 
     def __init__(self) -> None:
         self.computed: list[int] = []
@@ -158,7 +162,7 @@ def test_a_product_beyond_32_bits_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 class Driver:
     """The driver's graph functions; `fails` names the one that does not succeed."""
 
-    CUresult, CUstreamCaptureMode = RESULT, graph.driver.CUstreamCaptureMode
+    CUresult, CUstreamCaptureMode = RESULT, cuda_driver.CUstreamCaptureMode
 
     def __init__(self, fails: str = "", result: Any = RESULT.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED) -> None:
         self.calls: list[str] = []
@@ -168,7 +172,7 @@ class Driver:
         return handle
 
     def __getattr__(self, name: str) -> Any:
-        values = {
+        values: dict[str, tuple[Any, ...]] = {
             "cuStreamEndCapture": ("a graph",),
             "cuGraphGetNodes": ([], 12),
             "cuGraphInstantiate": ("an executable",),
@@ -272,7 +276,7 @@ def test_a_launch_that_would_hang_or_fail_is_refused_at_build(
 
 
 def test_more_shared_memory_than_the_device_has_is_refused() -> None:
-    with pytest.raises(DeviceLimitError, match="wants 100000 bytes of shared memory per block.* grants 50000"):
+    with pytest.raises(DeviceLimitError, match=r"wants 100000 bytes of shared memory per block.* grants 50000"):
         device(optin=50_000).prepare(Kernel(), ASKED, False)
 
 
@@ -308,6 +312,6 @@ def test_a_cold_run_is_flushed_before_its_first_event(monkeypatch: pytest.Monkey
 
 def test_the_drivers_lack_of_memory_is_ours() -> None:
     with pytest.raises(MemoryError, match="8 bytes of a test"), hardware._no_memory("8 bytes of a test"):
-        raise hardware.CudaAPIError(RESULT.CUDA_ERROR_OUT_OF_MEMORY, "no memory")
-    with pytest.raises(hardware.CudaAPIError), hardware._no_memory("8 bytes of a test"):
-        raise hardware.CudaAPIError(RESULT.CUDA_ERROR_INVALID_VALUE, "no value")
+        raise CudaAPIError(RESULT.CUDA_ERROR_OUT_OF_MEMORY, "no memory")  # type: ignore[no-untyped-call]
+    with pytest.raises(CudaAPIError), hardware._no_memory("8 bytes of a test"):
+        raise CudaAPIError(RESULT.CUDA_ERROR_INVALID_VALUE, "no value")  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ per element between two barriers of the block; nothing is read from it that was 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from unrollbench.kernels.cuda.tiling import Tile
@@ -69,7 +69,6 @@ def product(tile: Tile, operands: Operands, units: int, batch: int) -> list[str]
     Rows and units beyond the last are computed from the last one and never used. Reads per tile: rows x depth of `a`,
     units x gates x depth weights; 2 x rows x units x gates x depth flops.
     """
-    block = tile.block
     lines = [f"a_{r} = {operands.a} + min(row + z * {tile.rows} + {r}, {batch - 1}) * {operands.depth}"
              for r in range(tile.rows)]  # fmt: skip
     matrix = "w" if operands.resident is None else "S"
@@ -82,14 +81,35 @@ def product(tile: Tile, operands: Operands, units: int, batch: int) -> list[str]
             lines.append(f"b_{u} = {operands.resident} + ({own}) * {tile.gates * operands.depth}")
     columns = [(u, g) for u in range(tile.span) for g in range(tile.gates)]
     lines += [f"sum_{r}_{u}_{g} = ZERO" for r in range(tile.rows) for u, g in columns]
-    lines.append(f"for k in range(x, {operands.depth}, {block.lanes}):")
-    lines += [f"    v_{u}_{g} = {matrix}[at(b_{u} + {g * operands.depth} + k)]" for u, g in columns]
-    for r in range(tile.rows):
-        lines.append(f"    v = m[at(a_{r} + k)]")
-        lines += [f"    sum_{r}_{u}_{g} += v * v_{u}_{g}" for u, g in columns]
+    lines += ["k = x", *_terms(tile, operands, matrix, columns)]
     for first in range(0, tile.rows, tile.deposit):
         lines += _deposit(tile, first)
     return lines
+
+
+def _terms(tile: Tile, operands: Operands, matrix: str, columns: Sequence[tuple[int, int]]) -> list[str]:
+    """Adds this lane's terms, `at_once` of them in a straight line and then one by one, always in the same order.
+
+    Written as `while`: a `range` of an unknown start keeps four numbers in registers, and this loop has none to spare.
+    """
+    lanes, depth, lines = tile.block.lanes, operands.depth, []
+    whole = (tile.at_once - 1) * lanes
+    if depth > whole:
+        lines.append(f"while k < {depth - whole}:")
+        for copy in range(tile.at_once):
+            lines += indented(_term(tile, operands, matrix, columns, copy * lanes))
+        lines.append(f"    k += {tile.at_once * lanes}")
+    if depth % (tile.at_once * lanes):
+        lines += [f"while k < {depth}:", *indented(_term(tile, operands, matrix, columns, 0)), f"    k += {lanes}"]
+    return lines
+
+
+def _term(tile: Tile, operands: Operands, matrix: str, columns: Sequence[tuple[int, int]], ahead: int) -> Iterator[str]:
+    for u, g in columns:
+        yield f"v_{u}_{g} = {matrix}[at(b_{u} + k + {g * operands.depth + ahead})]"
+    for r in range(tile.rows):
+        yield f"v = m[at(a_{r} + k + {ahead})]"
+        yield from (f"sum_{r}_{u}_{g} += v * v_{u}_{g}" for u, g in columns)
 
 
 def _deposit(tile: Tile, first: int) -> list[str]:

@@ -12,6 +12,8 @@ from unrollbench.case import DTYPES
 
 ACCUMULATORS = {"float32": 32, "float64": 16}
 """Sums that a thread keeps in registers: 32 registers of them, of the 255 / 128 that it may have."""
+AT_ONCE = {"float32": 4, "float64": 1}
+"""Terms whose operands are in registers at a time; more of them leave no register for a dynamic loop's addresses."""
 STATIC_LIMIT_BYTES = 48 * 1024
 """Shared memory of a block that every device grants without being asked."""
 
@@ -38,7 +40,8 @@ class Tile:
     """The product that one block makes at a time, `gates` columns per unit, `rows` rows per group and thread.
 
     span: units of a thread. deposit: rows of a thread whose sums are added up at once, which needs shared memory for
-    `deposit` x span x gates values of every thread.
+    `deposit` x span x gates values of every thread. at_once: terms of a sum in a straight line, whose addresses differ
+    by constants, which loads take for nothing.
     """
 
     block: Block
@@ -46,6 +49,7 @@ class Tile:
     rows: int
     span: int
     deposit: int
+    at_once: int = 4
 
     @property
     def units(self) -> int:
@@ -133,7 +137,7 @@ def tile_for(limits: Limits, block: Block, dtype: str, gates: int, batch: int) -
     deposit = rows
     while deposit > 1 and 3 * Tile(block, gates, rows, 1, deposit).scratch * DTYPES[dtype] > limits.shared_bytes:
         deposit //= 2
-    return Tile(block, gates, rows, 1, deposit)
+    return Tile(block, gates, rows, 1, deposit, AT_ONCE[dtype])
 
 
 def product_tile_for(limits: Limits, block: Block) -> ProductTile:
