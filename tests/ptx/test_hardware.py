@@ -228,13 +228,12 @@ def test_a_capture_ends_where_a_launch_fails(monkeypatch: pytest.MonkeyPatch) ->
 # ---------------------------------------------------------------- what a device does not grant
 
 
-def device(optin: int = 200_000, blocks: int = 132, cooperative: bool = True) -> Any:
+def device(optin: int = 200_000, cooperative: bool = True) -> Any:
     """A device without a driver behind it."""
     made: Any = object.__new__(hardware.CudaDevice)
     made.name, made.limits = "a GPU", Limits(132, optin)
     made._device = SimpleNamespace(id=0, COOPERATIVE_LAUNCH=int(cooperative))
-    made._launchers, made._compute = {}, 0
-    made.granted_blocks = blocks
+    made._compute = 0
     return made
 
 

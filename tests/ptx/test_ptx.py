@@ -17,6 +17,8 @@ from unrollbench.kernels.cuda.tiling import STATIC_LIMIT_BYTES
 ARCHITECTURES = ((8, 0), (9, 0))
 REGISTERS = 65536
 """Of one multiprocessor, for the threads of all its blocks."""
+SPILLED_BYTES = 128
+"""Numbers that a loop on the device sets once and a thread may keep in memory; of a kernel of one step, none."""
 
 
 @cache
@@ -46,7 +48,7 @@ def test_every_kernel_assembles(name: str, execution: str, dtype: str, capabilit
         code = assemble(ptx, capability)
         assert code.cubin.startswith(b"\x7fELF"), kernel
         assert code.registers * threads <= REGISTERS, kernel
-        assert code.local_bytes == 0, kernel
+        assert code.local_bytes <= (SPILLED_BYTES if kernel.startswith("loop_") else 0), kernel
 
 
 @pytest.mark.parametrize(

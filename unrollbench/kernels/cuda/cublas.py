@@ -77,7 +77,7 @@ class CublasProducts:
         plan = self._network.plan
         launch = plan.product_launch(sizes[0], sizes[1])
         operands = (a.array, a.first, a.row, a.column, b.array, b.first, b.row, b.column)
-        self._device.launch(self._network.product, launch, (c.array, c.first, c.row, *operands, *sizes, int(adds)))
+        self._device.bind(self._network.product, launch)(c.array, c.first, c.row, *operands, *sizes, int(adds))
 
     def close(self) -> None:
         cublas.destroy(self._handle)

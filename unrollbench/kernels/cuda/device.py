@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -114,8 +114,8 @@ class Device(Compiler, Protocol):
     def copies_wait(self, mark: Any) -> None:
         """What is copied from here on waits for the mark."""
 
-    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[Any]) -> None:
-        """Starts a kernel."""
+    def bind(self, kernel: Any, launch: Launch) -> Callable[..., None]:
+        """What starts the kernel with the arguments that it is called with."""
 
     def prepare(self, kernel: Any, launch: Launch, cooperative: bool) -> None:
         """Loads the kernel and asks leave for its launch. Raises DeviceLimitError if it cannot be granted."""

@@ -20,7 +20,6 @@ class Driver:
     def __init__(self, storage: Storage, products: Products, windows: Windows | None) -> None:
         self._storage, self._products, self._windows = storage, products, windows
         self._network, self._device = storage.network, storage.device
-        self._launches = {name: self._network.plan.launch(name) for name in self._network.kernels}
         scope = self._scope()
         self.texts = self._network.plan.host_texts()
         self._functions = {name: define(text, name, scope) for name, text in self.texts.items()}
@@ -51,11 +50,11 @@ class Driver:
         return scope
 
     def _kernel(self, name: str) -> Callable[..., None]:
-        kernel, launch, storage = self._network.kernels[name], self._launches[name], self._storage
+        arrays = (self._storage.m, self._storage.w, self._storage.f, self._storage.lengths)
+        launch = self._device.bind(self._network.kernels[name], self._network.plan.launch(name))
 
         def start(t: int, s: int = 0, n: int = 0, base: int = 0, count: int = 0) -> None:
-            arguments = (storage.m, storage.w, storage.f, storage.lengths, t, s, n, base, count)
-            self._device.launch(kernel, launch, arguments)
+            launch(*arrays, t, s, n, base, count)
 
         return start
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,7 +37,6 @@ class CudaDevice:
         self._device = device = cuda.get_current_device()
         self._context = cuda.current_context()
         self._compute, self._copy = cuda.stream(), cuda.stream()
-        self._launchers: dict[tuple[int, Launch], Any] = {}
         self._l2: Any = None
         self.name: str = device.name
         self.has_tf32 = device.compute_capability >= (8, 0)
@@ -84,7 +83,6 @@ class CudaDevice:
             numba_driver.cuKernelSetAttribute(MAX_DYNAMIC_SHARED, launch.shared_bytes, function.handle, self._device.id)
         if cooperative:
             self._check_cooperative(compiled, name, launch)
-        self._launcher(kernel, launch)
 
     def _check_cooperative(self, compiled: Any, name: str, launch: Launch) -> None:
         """A grid whose blocks do not all run at once would wait for itself for ever."""
@@ -162,18 +160,11 @@ class CudaDevice:
 
     # ------------------------------------------------------------ running
 
-    def _launcher(self, kernel: Any, launch: Launch) -> Any:
-        """The kernel with its grid, made once: it costs as much as a launch."""
-        key = (id(kernel), launch)
-        if key not in self._launchers:
-            with warnings.catch_warnings():
-                # Small grids are what is measured here.
-                warnings.simplefilter("ignore", NumbaPerformanceWarning)
-                self._launchers[key] = kernel[launch.grid, launch.block, self._compute, launch.shared_bytes]
-        return self._launchers[key]
-
-    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[Any]) -> None:
-        self._launcher(kernel, launch)(*arguments)
+    def bind(self, kernel: Any, launch: Launch) -> Callable[..., None]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NumbaPerformanceWarning)  # small grids are what is measured here
+            configured: Callable[..., None] = kernel[launch.grid, launch.block, self._compute, launch.shared_bytes]
+        return configured
 
     def record(self, issue: Callable[[], None], phases: Phases) -> CapturedGraph:
         with phases.measure("warm"):

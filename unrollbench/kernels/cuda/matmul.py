@@ -53,7 +53,7 @@ class TiledProducts:
         rows, columns, depth = sizes
         arguments = (c.array, c.first, c.row, a.array, a.first, a.row, a.column, b.array, b.first, b.row, b.column)
         launch = self._network.plan.product_launch(rows, columns)
-        self._device.launch(self._network.product, launch, (*arguments, rows, columns, depth, int(adds)))
+        self._device.bind(self._network.product, launch)(*arguments, rows, columns, depth, int(adds))
 
     def close(self) -> None:
         """Nothing of its own."""

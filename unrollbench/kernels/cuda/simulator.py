@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -108,15 +109,18 @@ class SimulatedDevice:
 
     # ------------------------------------------------------------ running
 
-    def launch(self, kernel: Any, launch: Launch, arguments: Sequence[Any]) -> None:
-        def call() -> None:
-            with _often_switching():
-                kernel[launch.grid, launch.block, 0, launch.shared_bytes](*arguments)
+    def bind(self, kernel: Any, launch: Launch) -> Callable[..., None]:
+        def start(*arguments: Any) -> None:
+            if self._recording is None:
+                self._run(kernel, launch, arguments)
+            else:
+                self._recording.append(partial(self._run, kernel, launch, arguments))
 
-        if self._recording is None:
-            call()
-        else:
-            self._recording.append(call)
+        return start
+
+    def _run(self, kernel: Any, launch: Launch, arguments: Sequence[Any]) -> None:
+        with _often_switching():
+            kernel[launch.grid, launch.block, 0, launch.shared_bytes](*arguments)
 
     def prepare(self, kernel: Any, launch: Launch, cooperative: bool) -> None:
         """Nothing is loaded, and one block is always granted."""

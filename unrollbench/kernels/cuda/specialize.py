@@ -227,10 +227,14 @@ def _back_step(shape: Shape, layer: int, t: str, s: str, n: str, later: str) -> 
 
 
 def _end_of_window(shape: Shape, layer: int, start: str, steps: str) -> list[str]:
-    """What the window's gradients still owe: the state before it, and the layer below."""
-    lines = [_call(f"finish_{layer}", start, "0", "1")]
-    lines += [_call(f"d_inputs_{layer}", start, "0", "1", steps)] if layer else []
-    return [*lines, "grid.sync()"]
+    """What the window's gradients still owe: the state before it, and the layer below, which waits for it.
+
+    Below the lowest layer nobody waits: what `finish` adds to is next touched by the same thread of the same tile.
+    """
+    finish = _call(f"finish_{layer}", start, "0", "1")
+    if layer == 0:
+        return [finish]
+    return [finish, _call(f"d_inputs_{layer}", start, "0", "1", steps), "grid.sync()"]
 
 
 def _loop_backward(schedule: Schedule, shape: Shape) -> Iterator[str]:
