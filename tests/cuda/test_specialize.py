@@ -58,7 +58,7 @@ def test_a_loops_body_has_unroll_copies_and_the_remainder_one(unroll: int, copie
         text = texts[f"loop_{direction}"]
         assert calls(text, f"{direction}_0_0") == copies
         assert text.count("while ") >= 2
-        assert text.count("grid.sync()") > copies
+        assert text.count("grid.sync()") >= copies
 
 
 def test_a_loops_text_does_not_depend_on_the_steps() -> None:
