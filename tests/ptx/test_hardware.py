@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from cuda.bindings import driver as cuda_driver
+from numba.cuda import codegen, dispatcher
 from numba.cuda.cudadrv.driver import CudaAPIError
 from nvmath.bindings import cublas as nvmath_cublas
 
@@ -21,7 +22,7 @@ from unrollbench.kernels.build import Phases
 from unrollbench.kernels.cuda import cublas, graph, hardware
 from unrollbench.kernels.cuda.device import DeviceLimitError, Launch
 from unrollbench.kernels.cuda.matmul import Matrix
-from unrollbench.kernels.cuda.network import plan_of
+from unrollbench.kernels.cuda.network import compile_plan, plan_of
 from unrollbench.kernels.cuda.tiling import Limits
 
 Flat = npt.NDArray[np.float64]
@@ -223,6 +224,47 @@ def test_a_capture_ends_where_a_launch_fails(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(RuntimeError, match="no launch"):
         graph.CapturedGraph(5, fail, Phases())
     assert driver.calls == ["cuStreamBeginCapture", "cuStreamEndCapture"]
+
+
+# ---------------------------------------------------------------- compiling
+
+
+@pytest.fixture
+def without_driver(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """numba-cuda compiles and links for an H200, and a module that is loaded is one that says what it was."""
+    function = SimpleNamespace(
+        attrs=SimpleNamespace(regs=100, local=0, shared=0, maxthreads=256), handle="a handle", module=None
+    )
+    own = SimpleNamespace(compute_capability=(9, 0), id=0, MULTIPROCESSOR_COUNT=132, COOPERATIVE_LAUNCH=1)
+    context = SimpleNamespace(
+        device=own,
+        create_module_image=lambda *arguments: SimpleNamespace(get_function=lambda name: function),
+        get_active_blocks_per_multiprocessor=lambda *arguments: 1,
+    )
+    monkeypatch.setattr(dispatcher, "get_current_device", lambda: own)
+    monkeypatch.setattr(dispatcher, "get_context", lambda: context)
+    monkeypatch.setattr(codegen.devices, "get_context", lambda: context)
+    monkeypatch.setattr(dispatcher._Kernel, "initialize_once", lambda kernel, module: None)
+    monkeypatch.setattr(hardware, "numba_driver", SimpleNamespace(cuKernelSetAttribute=lambda *arguments: None))
+    made = device()
+    made._device = own
+    return made
+
+
+@pytest.mark.parametrize("execution", ["static", "dynamic"])
+def test_hardware_compiles_links_and_grants_every_kernel(execution: str, without_driver: Any) -> None:
+    sizes: dict[str, Any] = {"mode": "train", "num_units": 512, "batch_size": 32, "sequence_length": 3}
+    case = Case(backend="numba_cuda", device="cuda", execution=execution, **sizes)  # type: ignore[arg-type]
+    plan = plan_of(case, without_driver.limits)
+    network = compile_plan(plan, without_driver)
+    for name, kernel in network.kernels.items():
+        loops = name.startswith("loop_")
+        without_driver.prepare(kernel, plan.launch(name), loops)
+        (overload,) = kernel.overloads.values()
+        assert overload.cooperative == loops
+        size = without_driver.kernel_size(kernel)
+        assert min(size.ptx_bytes, size.cubin_bytes) > 1000
+        assert without_driver.compilations(kernel) == 1
 
 
 # ---------------------------------------------------------------- what a device does not grant

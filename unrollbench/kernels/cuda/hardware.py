@@ -170,7 +170,8 @@ class CudaDevice:
         with phases.measure("warm"):
             issue()
             self.synchronize()
-        return CapturedGraph(self.compute_stream, issue, phases)
+        with cuda.defer_cleanup():  # what the interpreter lets go of meanwhile may be freed afterwards only
+            return CapturedGraph(self.compute_stream, issue, phases)
 
     def synchronize(self) -> None:
         self._compute.synchronize()
