@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from cuda.bindings import driver as cuda_driver
-from numba.cuda import codegen, dispatcher
+from numba.cuda import dispatcher
+from numba.cuda.cudadrv import devices
 from numba.cuda.cudadrv.driver import CudaAPIError
 from nvmath.bindings import cublas as nvmath_cublas
 
@@ -243,7 +244,7 @@ def without_driver(monkeypatch: pytest.MonkeyPatch) -> Any:
     )
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: own)
     monkeypatch.setattr(dispatcher, "get_context", lambda: context)
-    monkeypatch.setattr(codegen.devices, "get_context", lambda: context)
+    monkeypatch.setattr(devices, "get_context", lambda: context)
     monkeypatch.setattr(dispatcher._Kernel, "initialize_once", lambda kernel, module: None)
     monkeypatch.setattr(hardware, "numba_driver", SimpleNamespace(cuKernelSetAttribute=lambda *arguments: None))
     made = device()

@@ -79,6 +79,12 @@ def test_a_loop_on_the_device_holds_a_barrier_of_the_grid(direction: str) -> Non
     assert any(labels[to] < barrier < place for place, to in jumps if to in labels for barrier in barriers)
 
 
+@pytest.mark.parametrize("execution", ["static", "dynamic"])
+def test_no_kernel_reads_past_the_caches_that_a_barrier_empties(execution: str) -> None:
+    """A load by the read-only path may return what lay there before another block wrote it."""
+    assert [name for name, ptx in compiled("lstm", execution, "float32", (9, 0)).items() if "global.nc" in ptx] == []
+
+
 def test_no_launch_of_a_kernel_has_a_barrier_of_the_grid() -> None:
     assert not [name for name, ptx in compiled("gru", "static", "float32", (8, 0)).items() if "cudaCG" in ptx]
 

@@ -45,9 +45,9 @@ class NetworkProgram:
         self.allocator = Allocator(device, limit, spec.dtype)
         try:
             with self._phases.measure("allocate"):
-                self.products = products(device, self.network, self.allocator)
                 self.storage = Storage(self.network, device, self.allocator, steps)
                 self.windows = self._windows() if spec.swap_memory else None
+                self.products = products(device, self.network, self.allocator)
                 self.driver = Driver(self.storage, self.products, self.windows)
         except MemoryError:
             self.allocator.close()

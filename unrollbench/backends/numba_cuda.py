@@ -33,11 +33,15 @@ class CaseProgram:
             return _products(device, network, allocator, canonical.matmul_precision == "tf32")
 
         program = NetworkProgram(spec_of(case), of_case(case), case.sequence_length, device, limit, products)
-        program.set_weights(tensors.weights)
-        program.set_inputs(tensors.inputs, tensors.lengths, tensors.initial_state)
-        if train:
-            program.set_cotangents(tensors.d_outputs, tensors.d_state)
-        program.ready()
+        try:
+            program.set_weights(tensors.weights)
+            program.set_inputs(tensors.inputs, tensors.lengths, tensors.initial_state)
+            if train:
+                program.set_cotangents(tensors.d_outputs, tensors.d_state)
+            program.ready()
+        except BaseException:
+            program.close()
+            raise
         self.build_phases_s: Mapping[str, float] = program.build_phases_s
         self.run, self.synchronize, self.close = program.run, device.synchronize, program.close
         self.listing, self.memory, self.event_s = program.listing, program.memory, program.event_s
