@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from numba import types
 
 from unrollbench.kernels import threads, words
 from unrollbench.kernels.build import Kernel
@@ -145,3 +146,23 @@ def test_processor_time_is_that_of_every_thread() -> None:
             team.run(count(), np.zeros((2, 5), np.int64))
         others_s = (team.cpu_s() - before) - (time.thread_time() - own)
     assert others_s > 0
+
+
+@cache
+def place() -> int:
+    """The address of a function that writes the number of the processor that it runs on to field 0 of its frame."""
+    poke = WORDS.poke
+    processor = types.ExternalFunction("sched_getcpu", types.int32())
+
+    def run(f):  # type: ignore[no-untyped-def]
+        poke(f, processor())
+
+    return Kernel("place", run, 1).address
+
+
+def test_every_thread_of_a_team_has_a_processor_to_itself_during_a_run() -> None:
+    frames = np.zeros((2, 1), np.int64)
+    with team_of(2) as team:
+        for _ in range(50):
+            team.run(place(), frames)
+            assert [int(cpu) for cpu in frames[:, 0]] == THREADS.processors(2)

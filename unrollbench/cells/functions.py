@@ -1,7 +1,7 @@
 """The functions that cell equations are written with.
 
 Called from Python they work on NumPy scalars and arrays; kernels replace each by its implementation for a vector
-register (`kernels/simd.py`). Equations must use nothing else but `+ - *`, so that one text serves every device.
+register (`kernels/elementary.py`). Equations must use nothing else but `+ - *`, so that one text serves every device.
 """
 
 from __future__ import annotations

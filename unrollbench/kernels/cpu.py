@@ -12,7 +12,7 @@ from typing import Any
 
 from numba import njit
 
-from unrollbench.kernels import forward, gradient, products, simd, source, threads, words
+from unrollbench.kernels import elementary, forward, gradient, products, simd, source, threads, tile, words
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.products import OPTIONS
@@ -61,14 +61,18 @@ def _together(kernels: tuple[Kernel, ...]) -> Kernel:
 
 
 def _namespace(layout: LayerLayout) -> dict[str, Any]:
-    load, store, zero = simd.memory(layout.dtype)
+    names = ("load", "store", "zero", "total")
+    one = dict(zip(names, simd.memory(layout.dtype), strict=True))
+    several = dict(zip(names, simd.memory(layout.dtype, source.rows_at_once(layout)), strict=True))
+    memory = one | {f"{name}s": function for name, function in several.items()}
+    memory |= {f"{name}_one": one[name] for name in ("load", "store")}
     counter = layout.fields["counter"]
 
     @njit(**OPTIONS)
     def barrier(f, members):
         threads.barrier(words.peek(f, counter), members)
 
-    return {"load": load, "store": store, "zero": zero, "peek": words.peek, "barrier": barrier}
+    return {**memory, "peek": words.peek, "barrier": barrier}
 
 
 def _sizes(big: int) -> list[int]:
@@ -88,9 +92,9 @@ def _forward_step(layout: LayerLayout) -> Kernel:
         for rows in _sizes(layout.rows.big):
             for blocks in _sizes(s.groups.big):
                 offsets, a_row = _tile_offsets(layout, s, blocks), layout.arrays[s.stage.operand].row_bytes
-                accumulate = simd.accumulate(layout.dtype, rows, offsets, s.operand_size, a_row, s.row_bytes)
+                accumulate = tile.accumulate(layout.dtype, rows, offsets, s.operand_size, a_row, s.row_bytes)
                 namespace[f"tile_{s.index}_{rows}x{blocks}"] = accumulate
-        namespace[f"forward_{s.index}"] = njit(s.stage.forward, forceinline=True, **OPTIONS)
+        namespace[f"forward_{s.index}"] = elementary.equation(s.stage.forward)
         uses.append(_kernel(f"equations_{s.index}", forward.equations(layout, s), namespace))
         namespace[f"equations_{s.index}"] = uses[-1].call
     return _kernel("step", forward.step(layout), namespace, uses)
@@ -104,9 +108,9 @@ def _backward_step(layout: LayerLayout) -> Kernel:
             for blocks in _sizes(s.operand_groups.big):
                 offsets = tuple(b * layout.width for b in range(blocks))
                 depth, out_row = s.row_bytes // layout.itemsize, layout.arrays[s.stage.operand].row_bytes
-                accumulate = simd.accumulate(layout.dtype, rows, offsets, depth, s.row_bytes, out_row)
+                accumulate = tile.accumulate(layout.dtype, rows, offsets, depth, s.row_bytes, out_row)
                 namespace[f"tile_T{s.index}_{rows}x{blocks}"] = accumulate
-        namespace[f"backward_{s.index}"] = njit(s.stage.backward, forceinline=True, **OPTIONS)
+        namespace[f"backward_{s.index}"] = elementary.equation(s.stage.backward)
         uses.append(_kernel(f"gradients_{s.index}", gradient.gradients(layout, s), namespace))
         namespace[f"gradients_{s.index}"] = uses[-1].call
     return _kernel("step", gradient.step(layout), namespace, uses)

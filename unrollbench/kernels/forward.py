@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from unrollbench.kernels.layout import LayerLayout, StageLayout
-from unrollbench.kernels.source import Gates, array, barrier, field, function, gates, over_tile, tiles
+from unrollbench.kernels.source import (
+    Gates,
+    array,
+    barrier,
+    field,
+    following_weights,
+    function,
+    gates,
+    over_tile,
+    row_of,
+    rows_at_once,
+    tiles,
+)  # fmt: skip
 
 
 def step(layout: LayerLayout) -> str:
@@ -16,18 +28,27 @@ def step(layout: LayerLayout) -> str:
         passed = ", ".join(f"{name}_{s.index}" for name in arguments)
 
         def tile(rows: int, blocks: int, s: StageLayout = s, passed: str = passed) -> list[str]:
-            a_row, w_block = (
-                layout.arrays[s.stage.operand].row_bytes,
-                s.operand_size * len(s.stage.gates) * layout.width,
-            )
             return [
-                f"tile_{s.index}_{rows}x{blocks}(operand + row * {a_row}, W + block * {w_block}, "
-                f"gates_{s.index} + row * {s.row_bytes} + block * {layout.width})",
+                _tile(layout, s, rows, blocks),
                 f"equations_{s.index}(t, lengths, row, {rows}, block, {blocks}, {passed})",
             ]
 
         lines += [*tiles(layout, "", s.index, s.groups.big, tile), *barrier(layout)]
     return function("step", "f, t, s", lines)
+
+
+def _tile(layout: LayerLayout, s: StageLayout, rows: int, blocks: int) -> str:
+    """The call of a tile's product."""
+    panel = s.operand_size * layout.width  # bytes of one column of weights
+    w_block = panel * len(s.stage.gates)
+    place = f"row * {{}} + block * {layout.width}"
+    passed = [
+        f"operand + row * {layout.arrays[s.stage.operand].row_bytes}",
+        f"W + block * {w_block}",
+        f"gates_{s.index} + {place.format(s.row_bytes)}",
+        *following_weights(layout, rows, blocks, blocks * len(s.stage.gates), panel),
+    ]
+    return f"tile_{s.index}_{rows}x{blocks}({', '.join(passed)})"
 
 
 def _addresses(layout: LayerLayout, s: StageLayout) -> dict[str, str]:
@@ -46,22 +67,26 @@ def equations(layout: LayerLayout, s: StageLayout) -> str:
     stage, sources = s.stage, Gates(layout)
 
     def unit(name: str) -> str:
-        return f"each_row * {layout.arrays[name].row_bytes} + unit_at"
+        return row_of(layout, name)
 
-    live = [f"{gate} = load(gate_at + {index * s.gate_bytes})" for index, gate in enumerate(stage.gates)]
+    live = [f"{gate} = load(gate_at + {index * s.gate_bytes}, {s.row_bytes})" for index, gate in enumerate(stage.gates)]
     live += [f"{n} = load({sources.read(n) if n in sources.owners else f'{n}_old + {unit(n)}'})" for n in stage.reads]
-    live += [f"{n}_ = load({n} + unit_at)" for n in stage.diagonals]
+    live += [f"{n}_ = load({n} + unit_at, 0)" for n in stage.diagonals]
     results = [f"{gate}_1" for gate in stage.gates] + [f"{name}_2" for name in stage.writes]
     passed = (*stage.gates, *stage.reads, *(f"{n}_" for n in stage.diagonals))
     live.append(f"{', '.join(results)} = forward_{s.index}({', '.join(passed)})")
     live += [
-        f"store(gate_at + {index * s.gate_bytes}, {gate}_1)"
+        f"store(gate_at + {index * s.gate_bytes}, {s.row_bytes}, {gate}_1)"
         for index, gate in enumerate(stage.gates)
         if layout.train or gate in stage.exposed
     ]
     live += [f"store({name}_new + {unit(name)}, {name}_2)" for name in stage.writes]
     arguments = ["t", "lengths", "row", "rows", "block", "blocks", *_addresses(layout, s)]
-    return function(f"equations_{s.index}", ", ".join(arguments), over_tile(layout, s, live, _finished(layout, s)))
+    return function(
+        f"equations_{s.index}",
+        ", ".join(arguments),
+        over_tile(layout, s, live, _finished(layout, s), rows_at_once(layout)),
+    )
 
 
 def _finished(layout: LayerLayout, s: StageLayout) -> list[str]:
@@ -69,7 +94,7 @@ def _finished(layout: LayerLayout, s: StageLayout) -> list[str]:
     lines = []
     for name in s.stage.writes:
         a = layout.arrays[name]
-        unit = f"each_row * {a.row_bytes} + unit_at"
+        unit = row_of(layout, name)
         if a.is_state and a.slots != "single":
             value = "zero()" if layout.top and name == "h" else f"load({name}_old + {unit})"
             lines.append(f"store({name}_new + {unit}, {value})")

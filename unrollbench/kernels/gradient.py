@@ -8,7 +8,20 @@ buffers as they are, so the final state's gradient waits there until the row's l
 from __future__ import annotations
 
 from unrollbench.kernels.layout import LayerLayout, StageLayout
-from unrollbench.kernels.source import Gates, array, barrier, field, function, gates, over_tile, slot, tiles
+from unrollbench.kernels.source import (
+    Gates,
+    array,
+    barrier,
+    field,
+    following_weights,
+    function,
+    gates,
+    over_tile,
+    row_of,
+    share,
+    slot,
+    tiles,
+)  # fmt: skip
 
 
 def step(layout: LayerLayout) -> str:
@@ -18,11 +31,8 @@ def step(layout: LayerLayout) -> str:
         arguments = _addresses(layout, s)
         lines += [f"{name}_{s.index} = {value}" for name, value in arguments.items()]
         passed = ", ".join(f"{name}_{s.index}" for name in arguments)
-
-        def gradient(rows: int, blocks: int, s: StageLayout = s, passed: str = passed) -> list[str]:
-            return [f"gradients_{s.index}(t, lengths, row, {rows}, block, {blocks}, {passed})"]
-
-        lines += [*tiles(layout, "", s.index, s.groups.big, gradient), *barrier(layout)]
+        lines += [f"row, rows, block, blocks = {', '.join(share(layout, s))}"]
+        lines += [f"gradients_{s.index}(t, lengths, row, rows, block, blocks, {passed})", *barrier(layout)]
         lines += [*_product(layout, s), *barrier(layout)]
     return function("step", "f, t, s", lines)
 
@@ -30,14 +40,13 @@ def step(layout: LayerLayout) -> str:
 def _product(layout: LayerLayout, s: StageLayout) -> list[str]:
     """d_operand += d_pre . W_h^T, over all gates at once."""
     row_bytes = layout.arrays[s.stage.operand].row_bytes
-    depth = s.row_bytes // layout.itemsize
+    panel = s.row_bytes // layout.itemsize * layout.width  # bytes of one column of weights
 
     def tile(rows: int, blocks: int) -> list[str]:
-        return [
-            f"tile_T{s.index}_{rows}x{blocks}(gates_{s.index} + row * {s.row_bytes}, "
-            f"W + block * {depth * layout.width}, "
-            f"d_operand + row * {row_bytes} + block * {layout.width})"
-        ]
+        out = f"d_operand + row * {row_bytes} + block * {layout.width}"
+        passed = [f"gates_{s.index} + row * {s.row_bytes}", f"W + block * {panel}", out]
+        passed += following_weights(layout, rows, blocks, blocks, panel)
+        return [f"tile_T{s.index}_{rows}x{blocks}({', '.join(passed)})"]
 
     lines = [f"d_operand, W = {field(layout, f'd_{s.stage.operand}')}, {field(layout, f'W_hT_{s.index}')}"]
     return lines + tiles(layout, "operand_", s.index, s.operand_groups.big, tile)
@@ -70,12 +79,12 @@ def gradients(layout: LayerLayout, s: StageLayout) -> str:
     width = s.blocks * layout.width  # bytes of a row of exposed gates' gradients
 
     def unit(name: str) -> str:
-        return f"each_row * {layout.arrays[name].row_bytes if name in layout.arrays else width} + unit_at"
+        return row_of(layout, name) if name in layout.arrays else f"each_row * {width} + unit_at, {width}"
 
-    live = [f"{gate} = load(gate_at + {index * s.gate_bytes})" for index, gate in enumerate(stage.gates)]
+    live = [f"{gate} = load(gate_at + {index * s.gate_bytes}, {s.row_bytes})" for index, gate in enumerate(stage.gates)]
     live += [f"{n} = load({sources.read(n) if n in sources.owners else f'{n}_old + {unit(n)}'})" for n in stage.reads]
     live += [f"{n}_1 = load({n}_new + {unit(n)})" for n in stage.writes]
-    live += [f"{n}_ = load({n} + unit_at)" for n in stage.diagonals]
+    live += [f"{n}_ = load({n} + unit_at, 0)" for n in stage.diagonals]
     live += [f"{n}_d = load(d_{n} + {unit(n)})" for n in (*stage.exposed, *stage.writes)]
     if _is_output(s):
         live.append(f"h_d = h_d + load(d_out + {unit('h')})")
@@ -83,14 +92,16 @@ def gradients(layout: LayerLayout, s: StageLayout) -> str:
     passed += tuple(f"{n}_d" for n in (*stage.exposed, *stage.writes))
     results = [f"{n}_3" for n in (*stage.gates, *stage.reads, *stage.diagonals)]
     live.append(f"{', '.join(results)}{',' * (len(results) == 1)} = backward_{s.index}({', '.join(passed)})")
-    live += [f"store(gate_at + {index * s.gate_bytes}, {gate}_3)" for index, gate in enumerate(stage.gates)]
+    live += [
+        f"store(gate_at + {index * s.gate_bytes}, {s.row_bytes}, {gate}_3)" for index, gate in enumerate(stage.gates)
+    ]
     for n in dict.fromkeys((*stage.reads, *stage.writes, *stage.exposed)):
         replaced = n in stage.writes or n in stage.exposed
         value = ("zero()" if replaced else f"load(d_{n} + {unit(n)})") if n not in stage.reads else f"{n}_3"
         if n in stage.reads and not replaced:
             value = f"load(d_{n} + {unit(n)}) + {n}_3"
         live.append(f"store(d_{n} + {unit(n)}, {value})")
-    live += [f"store(d_{n} + unit_at, load(d_{n} + unit_at) + {n}_3)" for n in stage.diagonals]
-    finished = [f"store(gate_at + {index * s.gate_bytes}, zero())" for index in range(len(stage.gates))]
+    live += [f"store_one(d_{n} + unit_at, 0, load_one(d_{n} + unit_at, 0) + total({n}_3))" for n in stage.diagonals]
+    finished = [f"store(gate_at + {index * s.gate_bytes}, 0, zero())" for index in range(len(stage.gates))]
     arguments = ["t", "lengths", "row", "rows", "block", "blocks", *_addresses(layout, s)]
     return function(f"gradients_{s.index}", ", ".join(arguments), over_tile(layout, s, live, finished))

@@ -1,6 +1,6 @@
 """Matrix products over many rows: the input projection and the gradients of inputs and weights.
 
-All are one register tile (`simd.tile`) with different strides; rows or columns are split over the threads.
+All are one register tile (`tile.tile`) with different strides; rows or columns are split over the threads.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 from numba import njit
 
 from unrollbench.case import DTYPES
-from unrollbench.kernels import host, simd
+from unrollbench.kernels import host
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import LayerLayout, StageLayout
+from unrollbench.kernels.tile import tile
 from unrollbench.kernels.words import copy_bytes, peek, poke
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cpython_wrapper": True}
@@ -32,12 +33,12 @@ PANEL_ROWS = 128
 def multiply(dtype: str) -> Kernel:
     """out[r, c] = start[r, c] + sum over k of a[r, k] * w[c, k], for any numbers of rows and vector columns.
 
-    Arguments: rows, columns, then as in `simd.tile`.
+    Arguments: rows, columns, then as in `tile.tile`.
     """
     width = host.lanes(dtype) * DTYPES[dtype]
     near = tuple(width * c for c in range(4))
-    tile_6x4, tile_1x4 = simd.tile(dtype, ROW_TILE, near), simd.tile(dtype, 1, near)
-    tile_6x1, tile_1x1 = simd.tile(dtype, ROW_TILE, (0,)), simd.tile(dtype, 1, (0,))
+    tile_6x4, tile_1x4 = tile(dtype, ROW_TILE, near), tile(dtype, 1, near)
+    tile_6x1, tile_1x1 = tile(dtype, ROW_TILE, (0,)), tile(dtype, 1, (0,))
 
     def product(rows, columns, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
         block = WIDE_ROWS if count < DEEP_PRODUCT else DEEP_ROWS

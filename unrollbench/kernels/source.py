@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import linecache
+import re
 from collections.abc import Callable, Iterable
 from textwrap import indent
 from typing import Any
@@ -49,6 +50,12 @@ def array(layout: LayerLayout, name: str, after: bool = False) -> str:
     return field(layout, name) + slot(layout, a.slots, a.row_bytes, after and a.is_state)
 
 
+def row_of(layout: LayerLayout, name: str) -> str:
+    """Where the unit of an array lies, in the equations' loop: its offset, and the stride to the next row's."""
+    row_bytes = layout.arrays[name].row_bytes
+    return f"each_row * {row_bytes} + unit_at, {row_bytes}"
+
+
 def gates(layout: LayerLayout, s: StageLayout) -> str:
     """The address of a stage's gate buffer at this step."""
     return field(layout, f"gates_{s.index}") + slot(layout, layout.gate_slots, s.row_bytes)
@@ -57,18 +64,43 @@ def gates(layout: LayerLayout, s: StageLayout) -> str:
 def tiles(layout: LayerLayout, prefix: str, index: int, big: int, body: Callable[[int, int], list[str]]) -> list[str]:
     """Loops over this thread's groups of unit blocks and, inside, its tiles of rows; body(rows, blocks) is one tile.
 
-    block and row are the tile's first unit block and row.
+    block and row are the tile's first unit block and row, first_row is this thread's first. Groups are walked to and
+    fro from one time step to the next (turn is 1 or -1): the weights that were read last are read first, while a cache
+    that cannot hold all of them still has them.
     """
-    lines = [f"block = {field(layout, f'{prefix}block_{index}')}"]
+    lines = [f"first_block, first_row = {field(layout, f'{prefix}block_{index}')}, {field(layout, 'row')}"]
+    lines.append("turn = 1 - 2 * (t & 1)")
     for size, kind in _sizes(big):
-        lines.append(f"for _ in range({field(layout, f'{prefix}groups_{kind}_{index}')}):")
-        lines.append(f"    row = {field(layout, 'row')}")
+        lines.append(f"groups = {field(layout, f'{prefix}groups_{kind}_{index}')}")
+        lines.append("block = first_block if turn > 0 else first_block + (groups - 1) * " + str(size))
+        lines += ["for _ in range(groups):", "    row = first_row"]
         for rows, row_kind in _sizes(layout.rows.big):
             lines.append(f"    for _ in range({field(layout, f'row_tiles_{row_kind}')}):")
             lines += [f"        {line}" for line in body(rows, size)]
             lines.append(f"        row += {rows}")
-        lines.append(f"    block += {size}")
+        lines += [f"    block += turn * {size}", f"first_block += groups * {size}"]
     return lines
+
+
+def following_weights(layout: LayerLayout, rows: int, blocks: int, columns: int, column_bytes: int) -> list[str]:
+    """A tile's two arguments that say which weights of the next group of blocks it asks for meanwhile.
+
+    Each tile of rows asks for one column, until all are asked for; then the stride is 0 and it asks for nothing new.
+    """
+    index = f"(row - first_row) // {rows}"
+    start = f"W + (block + turn * {blocks}) * {columns // blocks * column_bytes}"
+    return [f"{start} + {index} * {column_bytes}", f"{layout.width} * ({index} < {columns})"]
+
+
+def share(layout: LayerLayout, s: StageLayout) -> list[str]:
+    """Expressions for all of this thread's part of a stage: first row, rows, first unit block, unit blocks."""
+    rows = _sum(layout, layout.rows.big, "row_tiles_{}")
+    blocks = _sum(layout, s.groups.big, f"groups_{{}}_{s.index}")
+    return [field(layout, "row"), rows, field(layout, f"block_{s.index}"), blocks]
+
+
+def _sum(layout: LayerLayout, big: int, name: str) -> str:
+    return " + ".join(f"{size} * {field(layout, name.format(kind))}" for size, kind in _sizes(big))
 
 
 def _sizes(big: int) -> list[tuple[int, str]]:
@@ -91,20 +123,54 @@ class Gates:
         return {f"gates_of_{n}": gates(layout, self.owners[n]) for n in s.stage.reads if n in self.owners}
 
     def read(self, name: str) -> str:
-        """The address of one unit of an earlier gate, in the equations' loop."""
+        """Where one unit of an earlier gate lies, in the equations' loop, and the stride to the next row."""
         owner = self.owners[name]
         offset = owner.stage.gates.index(name) * owner.gate_bytes
-        return f"gates_of_{name} + each_row * {owner.row_bytes} + {offset} + unit_at"
+        return f"gates_of_{name} + each_row * {owner.row_bytes} + {offset} + unit_at, {owner.row_bytes}"
 
 
-def over_tile(layout: LayerLayout, s: StageLayout, live: list[str], finished: list[str]) -> list[str]:
-    """Loops over the rows and unit blocks of a tile: `live` for rows within their length, `finished` for the others."""
-    advance = [f"unit_at += {layout.width}", f"gate_at += {layout.width}"]
-    lines = ["for each_row in range(row, row + rows):", f"    unit_at = block * {layout.width}"]
-    lines += [f"    gate_at = gates + each_row * {s.row_bytes} + unit_at"]
-    lines += ["    if t < peek(lengths, 8 * each_row):", "        for _ in range(blocks):"]
-    lines += [f"            {line}" for line in (*live, *advance)]
+LIVE_CYCLES = {1: 110, 2: 150, 3: 204, 4: 268}
+"""Cycles that the equations of so many rows take as one value, measured with an LSTM. Each function is a chain of some
+20 instructions that wait for each other, and a core looks about 100 ahead: it must find several chains side by side."""
+
+
+def rows_at_once(layout: LayerLayout) -> int:
+    """How many rows of a tile the equations treat as one value: what suits the sizes of this layer's tiles."""
+    tiles = [sum(share[1] for share in layout.rows.shares), sum(share[2] for share in layout.rows.shares)]
+    sizes = (layout.rows.big, layout.rows.big - 1)
+
+    def cycles(at_once: int) -> int:
+        cost = LIVE_CYCLES
+        return sum(
+            n * (size // at_once * cost[at_once] + size % at_once * cost[1])
+            for n, size in zip(tiles, sizes, strict=True)
+        )
+
+    return min((count for count in LIVE_CYCLES if count <= layout.rows.big), key=cycles)
+
+
+def over_tile(layout: LayerLayout, s: StageLayout, live: list[str], finished: list[str], at_once: int = 1) -> list[str]:
+    """Loops over the rows and unit blocks of a tile: `live` for rows within their length, `finished` for the others.
+
+    `live` is text for one row, with `load`, `store`, `zero` and `total`; the same text serves `at_once` live rows by
+    the functions of those names and a "s" at the end.
+    """
+    all_live = " and ".join(f"t < peek(lengths, 8 * (each_row + {index}))" for index in range(at_once))
+    several = [re.sub(r"\b(load|store|zero|total)\(", r"\1s(", line) for line in live]
+    lines = ["each_row = row"]
+    if at_once > 1:
+        lines.append(f"while each_row + {at_once} <= row + rows and {all_live}:")
+        lines += [*_over_blocks(layout, s, several, "    "), f"    each_row += {at_once}"]
+    lines += ["while each_row < row + rows:"]
+    lines += ["    if t < peek(lengths, 8 * each_row):", *_over_blocks(layout, s, live, "        ")]
     if finished:
-        lines += ["    else:", "        for _ in range(blocks):"]
-        lines += [f"            {line}" for line in (*finished, *advance)]
-    return lines
+        lines += ["    else:", *_over_blocks(layout, s, finished, "        ")]
+    return [*lines, "    each_row += 1"]
+
+
+def _over_blocks(layout: LayerLayout, s: StageLayout, lines: list[str], margin: str) -> list[str]:
+    """A loop over the unit blocks of the rows from each_row on."""
+    found = [f"unit_at = block * {layout.width}", f"gate_at = gates + each_row * {s.row_bytes} + unit_at"]
+    found += ["for _ in range(blocks):"]
+    found += [f"    {line}" for line in (*lines, f"unit_at += {layout.width}", f"gate_at += {layout.width}")]
+    return [margin + line for line in found]

@@ -21,12 +21,29 @@ from unrollbench.kernels.words import add_atomic, call, pause, poke, watch
 SPINS_BEFORE_YIELD = 4_000
 """About 100 microseconds of `pause`: longer than a step's imbalance, shorter than a scheduler's time slice."""
 YIELDS_BEFORE_SLEEP = 2_000
-GENERATION, FINISHED, FUNCTION, FRAMES, STRIDE, FIELDS = 0, 64, 128, 136, 144, 192
-"""Byte offsets in a team's control block; what threads spin on has a cache line of its own."""
+GENERATION, FINISHED, FUNCTION, FRAMES, STRIDE, OWN_CPU, OWN_CPUS, CALLERS_CPUS, FIELDS = (
+    0,
+    64,
+    128,
+    136,
+    144,
+    152,
+    192,
+    320,
+    448,
+)
+"""Byte offsets in a team's control block; what threads spin on has a cache line of its own. OWN_CPU: whether the
+caller has a processor of its own during a run; OWN_CPUS: that one, CALLERS_CPUS: those it may use otherwise, as the
+system's sets of CPU_SET_BYTES."""
+CPU_SET_BYTES = 128
 
 _C_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 _usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
+_affinity = types.int32(types.int32, types.uint64, types.intp)
+_sched_getaffinity = types.ExternalFunction("sched_getaffinity", _affinity)
+_sched_setaffinity = types.ExternalFunction("sched_setaffinity", _affinity)
+_CAN_PIN = hasattr(os, "sched_setaffinity")
 
 
 @njit(error_model="numpy", nogil=True, no_cpython_wrapper=True)
@@ -71,6 +88,9 @@ def _compiled():
 
     @njit(types.void(types.intp, types.intp, types.intp, types.intp, types.intp), error_model="numpy", nogil=True)
     def launch(control, function, frames, stride, others):
+        if _CAN_PIN and watch(control + OWN_CPU):
+            _sched_getaffinity(0, CPU_SET_BYTES, control + CALLERS_CPUS)
+            _sched_setaffinity(0, CPU_SET_BYTES, control + OWN_CPUS)
         poke(control + FINISHED, 0)
         poke(control + FUNCTION, function)
         poke(control + FRAMES, frames)
@@ -81,6 +101,8 @@ def _compiled():
         while watch(control + FINISHED) < others:
             relax(spins)
             spins += 1
+        if _CAN_PIN and watch(control + OWN_CPU):
+            _sched_setaffinity(0, CPU_SET_BYTES, control + CALLERS_CPUS)
 
     @njit(types.void(types.intp), error_model="numpy", nogil=True)
     def stop(control):
@@ -104,7 +126,7 @@ def _stop(control: npt.NDArray[np.int64], members: list[threading.Thread]) -> No
 
 
 class Team:
-    """`size` threads, the caller's among them; the others are pinned to a processor each while they live.
+    """`size` threads, the caller's among them, with a processor each: the caller's during a run, the others' for life.
 
     `close` (or garbage collection, or the end of the process) ends them.
     """
@@ -116,6 +138,9 @@ class Team:
         if size > 1:
             _compiled()
             cpus = processors(size)
+            if cpus[0] is not None:
+                self._control[OWN_CPU // 8] = 1
+                self._control[OWN_CPUS // 8 + cpus[0] // 64] = np.uint64(1 << cpus[0] % 64).astype(np.int64)
             for thread in range(1, size):
                 member = threading.Thread(target=_serve, args=(self._control, thread, cpus[thread]), daemon=True)
                 member.start()

@@ -1,7 +1,8 @@
-"""Element-wise functions and the register tile, against NumPy in extended precision."""
+"""The equations' functions on vector registers, against NumPy in extended precision."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -9,10 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.kernels.vectors import SIMD, applied, call
+from tests.kernels.vectors import applied
 from unrollbench.cells import functions
-from unrollbench.kernels import host, pack
-from unrollbench.kernels.build import Kernel
 from unrollbench.tensors import Array
 
 DTYPES = ("float32", "float64")
@@ -119,111 +118,9 @@ def test_a_gradient_of_nan_passes_a_clip_only_inside_its_bound(dtype: str) -> No
     np.testing.assert_array_equal(got, np.array([np.nan, 0], dtype))
 
 
-# ---------------------------------------------------------------- the register tile
-
-
-def tile_kernel(dtype: str, rows: int, offsets: tuple[int, ...]) -> Kernel:
-    """A kernel with the arguments of `simd.tile`."""
-    tile = SIMD.tile(dtype, rows, offsets)
-
-    def run(K, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):  # type: ignore[no-untyped-def]
-        tile(K, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row)
-
-    return Kernel("run", run, 11)
-
-
-def drawn(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
-    """Small integers, whose products and sums every float type holds exactly."""
-    array = pack.aligned(shape, dtype)
-    array[...] = rng.integers(-4, 5, shape)
-    return array
-
-
-def run_tile(
-    kernel: Kernel, a: Array, w: Array, start: Array, out: Array, K: int, *, shared_start: bool = False
-) -> None:
-    """a (rows, K'), w (columns, K', lanes), start and out (rows, ...), with the strides that the arrays have."""
-    start_row = 0 if shared_start else start.strides[0]
-    call(
-        kernel, K, a.ctypes.data, a.strides[0], a.strides[1], w.ctypes.data, w.strides[0], w.strides[1],
-        start.ctypes.data, start_row, out.ctypes.data, out.strides[0],
-    )  # fmt: skip
-
-
-def placed(start: Array, sums: Array, offsets: tuple[int, ...]) -> Array:
-    """start with the tile's sums (rows, columns, lanes) added at the byte offsets of its columns."""
-    wanted, lanes = start.copy(), sums.shape[2]
-    for column, offset in enumerate(offsets):
-        at = offset // start.itemsize
-        wanted[:, at : at + lanes] += sums[:, column]
-    return wanted
-
-
-@pytest.mark.parametrize(
-    ("dtype", "rows", "blocks"),
-    [
-        ("float32", 1, (0,)),
-        ("float32", 3, (0, 2, 3)),
-        ("float64", 6, (1, 0, 2, 4)),
-        ("float64", 2, (0, 1, 2, 3, 4, 5, 6, 7)),
-    ],
-)
-def test_a_tile_is_a_matrix_product_whatever_its_rows_and_offsets(
-    dtype: str, rows: int, blocks: tuple[int, ...]
-) -> None:
-    rng, lanes = np.random.default_rng(1), host.lanes(dtype)
-    offsets = tuple(block * lanes * np.dtype(dtype).itemsize for block in blocks)
-    kernel = tile_kernel(dtype, rows, offsets)
-    for K in (0, 1, 2, 7, 33):
-        a, w = drawn(rng, (rows, K + 3), dtype), drawn(rng, (len(blocks), K + 1, lanes), dtype)
-        start = drawn(rng, (rows, (max(blocks) + 2) * lanes), dtype)
-        out = start.copy()
-        run_tile(kernel, a, w, start, out, K)
-        sums = np.einsum("rk,ckl->rcl", a[:, :K], w[:, :K])
-        np.testing.assert_array_equal(out, placed(start, sums, offsets))
-
-
-def test_a_tile_reads_a_transposed_operand_through_its_strides() -> None:
-    rng, lanes = np.random.default_rng(2), host.lanes("float32")
-    kernel = tile_kernel("float32", 2, (0,))
-    a, w = drawn(rng, (5, 2), "float32").T, drawn(rng, (1, 5, lanes), "float32")
-    start, out = drawn(rng, (2, lanes), "float32"), pack.aligned((2, lanes), "float32")
-    run_tile(kernel, a, w, start, out, 5)
-    np.testing.assert_array_equal(out, start + a @ w[0])
-
-
-def test_a_tile_may_start_from_one_row_that_all_rows_share_or_from_its_own_result() -> None:
-    rng, lanes = np.random.default_rng(3), host.lanes("float32")
-    kernel = tile_kernel("float32", 3, (0,))
-    a, w, bias = drawn(rng, (3, 4), "float32"), drawn(rng, (1, 4, lanes), "float32"), drawn(rng, (1, lanes), "float32")
-    out = pack.aligned((3, lanes), "float32")
-    run_tile(kernel, a, w, bias, out, 4, shared_start=True)
-    np.testing.assert_array_equal(out, bias + a @ w[0])
-    run_tile(kernel, a, w, out, out, 4)
-    np.testing.assert_array_equal(out, bias + 2 * (a @ w[0]))
-
-
-def test_a_tile_multiplies_rows_that_are_nan_apart_from_the_others() -> None:
-    lanes = host.lanes("float32")
-    kernel = tile_kernel("float32", 3, (0,))
-    a, w = np.ones((3, 2), np.float32), np.ones((1, 2, lanes), np.float32)
-    a[1, 0] = np.nan
-    start: Array = np.zeros((3, lanes), np.float32)
-    out: Any = np.empty_like(start)
-    run_tile(kernel, a, w, start, out, 2)
-    np.testing.assert_array_equal(np.isnan(out).all(axis=1), [False, True, False])
-    assert np.all(out[[0, 2]] == 2)
-
-
-def test_accumulate_is_a_tile_that_adds_to_its_result() -> None:
-    rng, lanes, dtype = np.random.default_rng(4), host.lanes("float32"), "float32"
-    width = 4 * lanes
-    accumulate = SIMD.accumulate(dtype, 2, (0, 2 * width), 5, 7 * 4, 3 * width)
-
-    def run(a, w, out):  # type: ignore[no-untyped-def]
-        accumulate(a, w, out)
-
-    a, w, start = drawn(rng, (2, 7), dtype), drawn(rng, (2, 5, lanes), dtype), drawn(rng, (2, 3 * lanes), dtype)
-    out = start.copy()
-    call(Kernel("run", run, 3), a.ctypes.data, w.ctypes.data, out.ctypes.data)
-    np.testing.assert_array_equal(out, placed(start, np.einsum("rk,ckl->rcl", a[:, :5], w), (0, 2 * width)))
+@pytest.mark.parametrize("function", [functions.sigmoid, functions.tanh], ids=["sigmoid", "tanh"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_several_registers_at_once_give_the_same_bits_as_one(dtype: str, function: Callable[..., Any]) -> None:
+    x = arguments(dtype)[::7]
+    for registers in (2, 3, 4):
+        np.testing.assert_array_equal(applied(function, x, registers=registers), applied(function, x))
