@@ -25,7 +25,7 @@ def small(name: str = "lstm", **axes: Any) -> Case:
 def limits(block: Block, rows: int, blocks: int = 2, shared_bytes: int = LIMITS.shared_bytes) -> Limits:
     """Limits of the simulated device with that block; products are made by all of its threads, a row each."""
     tile = ProductTile(block.threads, 1, 2, 3, 2)
-    return replace(LIMITS, block=block, rows=rows, blocks=blocks, shared_bytes=shared_bytes, product=tile)
+    return replace(LIMITS, block=block, rows=rows, span=1, blocks=blocks, shared_bytes=shared_bytes, product=tile)
 
 
 def results(case: Case, tensors: Tensors | None = None, wanted: Limits = LIMITS) -> Outputs:

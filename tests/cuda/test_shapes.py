@@ -73,13 +73,8 @@ def test_deposits_of_some_rows_at_a_time_have_the_same_bits(monkeypatch: pytest.
     assert identical(results(case, wanted=wanted), at_once)
 
 
-def test_several_units_of_a_thread_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = small("gru", sequence_length=2, num_units=5)
-    alone = results(case, wanted=LIMITS)
-    whole = tiling.tile_for
-
-    def two(*arguments: object) -> Tile:
-        return replace(whole(*arguments), span=2)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(network, "tile_for", two)
-    assert identical(results(case, wanted=LIMITS), alone)
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_several_units_of_a_thread_have_the_same_bits(execution: str) -> None:
+    case = small("gru", execution=execution, sequence_length=2, num_units=5)
+    alone, several = (results(case, wanted=replace(LIMITS, span=span)) for span in (1, 3))
+    assert identical(alone, several)

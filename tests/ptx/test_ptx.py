@@ -43,7 +43,8 @@ KINDS = [
 @pytest.mark.parametrize(("name", "execution", "dtype", "capability"), KINDS, ids=str)
 def test_every_kernel_assembles(name: str, execution: str, dtype: str, capability: tuple[int, int]) -> None:
     texts = compiled(name, execution, dtype, capability)
-    threads = plan_of(case(name, execution, dtype), Architecture(capability).limits).block.threads
+    plan = plan_of(case(name, execution, dtype), Architecture(capability).limits)
+    threads = max(plan.block(direction).threads for direction in ("forward", "backward"))
     for kernel, ptx in texts.items():
         code = assemble(ptx, capability)
         assert code.cubin.startswith(b"\x7fELF"), kernel
@@ -114,6 +115,7 @@ def test_a_loops_blocks_all_run_at_once(units: int, batch: int) -> None:
     for capability in ARCHITECTURES:
         limits = Architecture(capability).limits
         plan = plan_of(case("lstm", "dynamic", "float32", num_units=units, batch_size=batch), limits)
-        across, down = plan.loop_grid("forward")
-        assert 1 <= across * down <= limits.processors
-        assert plan.block.threads <= 256
+        for direction in ("forward", "backward"):
+            across, down = plan.loop_grid(direction)
+            assert 1 <= across * down <= limits.processors
+            assert plan.block(direction).threads <= 256

@@ -215,7 +215,10 @@ class CudaDevice:
 
     def driver_bytes(self) -> int | None:
         """By NVML, which counts processes of this namespace only: None where it does not know this one."""
-        pynvml.nvmlInit()
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError:
+            return None
         try:
             handle = pynvml.nvmlDeviceGetHandleByUUID(self._device.uuid)
             used = {p.pid: p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}

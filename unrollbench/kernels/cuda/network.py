@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import ceil
@@ -16,7 +16,16 @@ from unrollbench.kernels.cuda.device import Compiler, Launch
 from unrollbench.kernels.cuda.layout import LayerLayout, StageLayout, positions
 from unrollbench.kernels.cuda.specialize import BACKWARD, FORWARD
 from unrollbench.kernels.cuda.text import ARGUMENTS, Places
-from unrollbench.kernels.cuda.tiling import Block, Limits, ProductTile, Tile, block_for, product_tile_for, tile_for
+from unrollbench.kernels.cuda.tiling import (
+    Block,
+    Limits,
+    ProductTile,
+    Tile,
+    block_for,
+    product_tile_for,
+    span_for,
+    tile_for,
+)
 from unrollbench.kernels.source import define
 from unrollbench.schedule import Schedule, of_case
 
@@ -75,30 +84,34 @@ class Plan:
         found = positions(self.layouts)
         return tuple(Places(layout, found) for layout in self.layouts)
 
-    @cached_property
-    def block(self) -> Block:
-        units = max(s.units for layout in self.layouts for s in layout.stages)
-        return block_for(self.limits, units, self.spec.batch_size)
+    def block(self, direction: str) -> Block:
+        """The block of a direction's kernels."""
+        along = max(ceil(units / self._span(gates, units)) for _, _, gates, units in self._sizes(direction))
+        return block_for(self.limits, along, self.spec.batch_size)
 
-    @cached_property
-    def product_tile(self) -> ProductTile:
-        return product_tile_for(self.limits, self.block)
+    def product_tile(self, direction: str) -> ProductTile:
+        """The tile of whole products in a direction's kernels."""
+        return product_tile_for(self.limits, self.block(direction))
 
-    def tile(self, gates: int) -> Tile:
+    def tile(self, direction: str, gates: int, units: int) -> Tile:
         """The tile of a product with that many columns per unit."""
-        return tile_for(self.limits, self.block, self.spec.dtype, gates, self.spec.batch_size)
+        spec, span = self.spec, self._span(gates, units)
+        return tile_for(self.limits, self.block(direction), spec.dtype, gates, spec.batch_size, span)
+
+    def _span(self, gates: int, units: int) -> int:
+        return span_for(self.limits, self.spec.dtype, gates, units, self.spec.batch_size)
+
+    def _sizes(self, direction: str) -> Iterator[tuple[LayerLayout, StageLayout, int, int]]:
+        """(layer, stage, columns per unit, units) of every recurrent product of a direction."""
+        for layout in self.layouts:
+            for s in layout.stages:
+                yield (layout, s, s.gates, s.units) if direction == "forward" else (layout, s, 1, s.operand_size)
 
     # ------------------------------------------------------------ grids and shared memory
 
     def products(self, direction: str) -> list[tuple[LayerLayout, StageLayout, Tile, int]]:
         """(layer, stage, tile, units) of every recurrent product of a direction."""
-        return [
-            (layout, s, self.tile(s.gates), s.units)
-            if direction == "forward"
-            else (layout, s, self.tile(1), s.operand_size)
-            for layout in self.layouts
-            for s in layout.stages
-        ]
+        return [(layout, s, self.tile(direction, g, units), units) for layout, s, g, units in self._sizes(direction)]
 
     def grid(self, tile: Tile, units: int) -> tuple[int, int]:
         """A block for each tile."""
@@ -120,7 +133,7 @@ class Plan:
         itemsize = self.layouts[0].itemsize
         for direction in ("forward", "backward"):
             across, _ = self.loop_grid(direction)
-            end = max(self.product_tile.scratch, *(t.scratch for _, _, t, _ in self.products(direction)))
+            end = max(self.product_tile(direction).scratch, *(t.scratch for _, _, t, _ in self.products(direction)))
             for layout, s, t, units in self.products(direction):
                 depth = s.operand_size if direction == "forward" else s.width
                 tiles = ceil(ceil(units / t.units) / across)
@@ -140,15 +153,16 @@ class Plan:
             layer = places.layout.index
             found = partial(self._resident, layer) if resident else lambda direction, s: None
             for s in places.layout.stages:
-                text = forward.stage(places, s, self.tile(s.gates), found("forward", s))
+                text = forward.stage(places, s, self.tile("forward", s.gates, s.units), found("forward", s))
                 texts[f"forward_{layer}_{s.index}"] = text
                 if self.spec.train:
                     source = gradient.successor(places.layout, s)
-                    text = gradient.stage(places, s, self.tile(1), found("backward", source))
+                    text = gradient.stage(places, s, self.tile("backward", 1, s.units), found("backward", source))
                     texts[f"backward_{layer}_{s.index}"] = text
             if self.spec.train:
                 first = places.layout.stages[0]
-                texts[f"finish_{layer}"] = gradient.finish(places, self.tile(1), found("backward", first))
+                own = self.tile("backward", 1, first.operand_size)
+                texts[f"finish_{layer}"] = gradient.finish(places, own, found("backward", first))
         return texts
 
     def _resident(self, layer: int, direction: str, s: StageLayout) -> int | None:
@@ -164,10 +178,10 @@ class Plan:
             s = places.layout.stages[stage]
             if direction == "forward":
                 operands = forward.operands(places, s, self._resident(layer, direction, s))
-                lines = tile.load_resident(self.tile(s.gates), operands, s.units)
+                lines = tile.load_resident(self.tile(direction, s.gates, s.units), operands, s.units)
             else:
                 operands = gradient.operands(places, s, False, self._resident(layer, direction, s))
-                lines = tile.load_resident(self.tile(1), operands, s.operand_size)
+                lines = tile.load_resident(self.tile(direction, 1, s.operand_size), operands, s.operand_size)
             name = f"load_{direction}_{layer}_{stage}"
             texts[name] = specialize.function(name, "w, f", lines)
         return texts
@@ -183,11 +197,13 @@ class Plan:
         """Device functions by name, each after those it calls; {} where kernels call none but the equations."""
         if self.schedule.execution != "dynamic":
             return {}
-        texts = {"product": products.product(self.product_tile, self.block), **self._stage_texts(resident=True)}
+        texts = self._stage_texts(resident=True)
+        for direction in ("forward", "backward") if self.spec.train else ("forward",):
+            texts[f"product_{direction}"] = self._product_text(direction, f"product_{direction}")
         texts |= self._load_texts()
         for places in self.places:
             layer = places.layout.index
-            carried = edges.carry(places, self.block)
+            carried = edges.carry(places, self.block("forward"))
             texts |= {f"carry_{layer}": carried} if carried else {}
             texts[f"project_{layer}"] = products.project(places)
             if self.spec.train and layer:
@@ -196,7 +212,7 @@ class Plan:
 
     def kernel_texts(self) -> dict[str, str]:
         """Kernels by name."""
-        block, time_major = self.block, self.spec.time_major
+        block, time_major = self.block("forward"), self.spec.time_major
         texts = {
             "begin_forward": edges.begin_forward(self.places, block, time_major),
             "end_forward": edges.end_forward(self.places, block, time_major),
@@ -217,26 +233,33 @@ class Plan:
 
     def launch(self, name: str) -> Launch:
         """How a kernel of `kernel_texts` is launched."""
-        itemsize, shape = self.layouts[0].itemsize, self.block.shape
+        itemsize = self.layouts[0].itemsize
         if name in (FORWARD, BACKWARD):
             direction = "forward" if name == FORWARD else "backward"
-            return Launch(self.loop_grid(direction), shape, self.residents.elements[direction] * itemsize)
-        direction, _, rest = name.partition("_")
-        if direction in ("forward", "backward", "finish"):
-            layer, _, stage = rest.partition("_")
-            s = self.layouts[int(layer)].stages[int(stage or 0)]
-            tile = self.tile(s.gates if direction == "forward" else 1)
-            units = s.operand_size if direction == "finish" else s.units
-            return Launch(self.grid(tile, units), shape, tile.scratch * itemsize)
-        return Launch((min(4 * self.limits.processors, self.limits.blocks), 1), shape, 0)
+            shared_bytes = self.residents.elements[direction] * itemsize
+            return Launch(self.loop_grid(direction), self.block(direction).shape, shared_bytes)
+        kind, _, rest = name.partition("_")
+        if kind not in ("forward", "backward", "finish"):
+            return Launch((min(4 * self.limits.processors, self.limits.blocks), 1), self.block("forward").shape, 0)
+        layer, _, stage = rest.partition("_")
+        s = self.layouts[int(layer)].stages[int(stage or 0)]
+        direction = "forward" if kind == "forward" else "backward"
+        units = s.operand_size if kind == "finish" else s.units
+        tile = self.tile(direction, s.gates if kind == "forward" else 1, units)
+        return Launch(self.grid(tile, units), self.block(direction).shape, tile.scratch * itemsize)
+
+    def product_text(self) -> str:
+        """The kernel `product`, for whole products outside of a loop."""
+        return self._product_text("forward", "product")
+
+    def _product_text(self, direction: str, name: str) -> str:
+        return products.product(name, self.product_tile(direction), self.block(direction))
 
     def product_launch(self, rows: int, columns: int) -> Launch:
-        """How the product kernel is launched for a result of that size."""
-        t = self.product_tile
-        blocks = -(-rows // t.height) * -(-columns // t.width)
-        return Launch(
-            (max(1, min(blocks, self.limits.blocks)), 1), self.block.shape, t.scratch * self.layouts[0].itemsize
-        )
+        """How the kernel `product` is launched for a result of that size."""
+        t = self.product_tile("forward")
+        blocks = max(1, min(ceil(rows / t.height) * ceil(columns / t.width), self.limits.blocks))
+        return Launch((blocks, 1), self.block("forward").shape, t.scratch * self.layouts[0].itemsize)
 
 
 def spec_of(case: Case) -> NetworkSpec:
@@ -272,7 +295,7 @@ def compile_plan(plan: Plan, compiler: Compiler) -> Network:
     for name, text in plan.kernel_texts().items():
         texts[name] = text
         kernels[name] = compiler.kernel(define(text, name, scope), compiler.signature(dtype, ARGUMENTS))
-    text = products.product(plan.product_tile, plan.block)
+    text = plan.product_text()
     texts["product"] = text
     product = compiler.kernel(define(text, "product", scope), compiler.signature(dtype, products.ARGUMENTS))
     return Network(plan, kernels, product, texts)

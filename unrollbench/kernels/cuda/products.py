@@ -19,8 +19,8 @@ ARGUMENTS = "c, c_at, c_row, a, a_at, a_row, a_column, b, b_at, b_row, b_column,
 """Arrays, their first elements, their strides in elements, sizes, and whether the result is added."""
 
 
-def product(tile: ProductTile, block: Block) -> str:
-    """`product(...)`. Reads each tile of a and b once per tile of c; 2 x rows x columns x depth flops."""
+def product(name: str, tile: ProductTile, block: Block) -> str:
+    """The function of that name. Reads each tile of a and b once per tile of c; 2 x rows x columns x depth flops."""
     body = [
         "first_row = number // across * HEIGHT",
         "first_column = number % across * WIDTH",
@@ -43,9 +43,9 @@ def product(tile: ProductTile, block: Block) -> str:
     ]
     sizes = {"HEIGHT": tile.height, "WIDTH": tile.width, "DEPTH": tile.depth, "THREADS": block.threads}
     sizes["B_TILE"] = tile.depth * (tile.height + 1)
-    text = function("product", ARGUMENTS, lines)
-    for name, size in sizes.items():
-        text = text.replace(name, str(size))
+    text = function(name, ARGUMENTS, lines)
+    for constant, size in sizes.items():
+        text = text.replace(constant, str(size))
     return text
 
 
@@ -110,7 +110,7 @@ def project(places: Places) -> str:
     for s in _input_stages(places):
         operands = f"m, {places.x()}, {inputs}, 1, w, {places.field(f'W_x_{s.index}')}, {s.width}, 1"
         lines.append(
-            f"product(m, {places.gates(s)}, {s.width}, {operands}, count * {batch}, {s.width}, {inputs}, False)"
+            f"product_forward(m, {places.gates(s)}, {s.width}, {operands}, count * {batch}, {s.width}, {inputs}, False)"
         )
     return function(f"project_{layout.index}", STEP_ARGUMENTS, lines)
 
@@ -125,5 +125,5 @@ def d_inputs(places: Places) -> str:
     for number, s in enumerate(_input_stages(places)):
         operands = f"m, {places.gates(s)}, {s.width}, 1, w, {places.field(f'W_x_{s.index}')}, 1, {s.width}"
         sizes = f"count * {batch}, {inputs}, {s.width}, {number > 0}"
-        lines.append(f"product(m, {places.d_x()}, {inputs}, {operands}, {sizes})")
+        lines.append(f"product_backward(m, {places.d_x()}, {inputs}, {operands}, {sizes})")
     return function(f"d_inputs_{layout.index}", STEP_ARGUMENTS, lines)

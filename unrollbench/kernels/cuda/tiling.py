@@ -113,15 +113,43 @@ class Limits:
     blocks: int = 2**31 - 1
     block: Block | None = None
     rows: int | None = None
+    span: int | None = None
     product: ProductTile | None = None
 
 
-def block_for(limits: Limits, units: int, batch: int) -> Block:
+def span_for(limits: Limits, dtype: str, gates: int, units: int, batch: int) -> int:
+    """Units of a thread: where a row has few columns, more of them share what is loaded of it.
+
+    At most as many as it has rows, so that no operand is loaded for less; as long as registers hold the sums and three
+    quarters of the multiprocessors still get units of their own.
+    """
+    if limits.span is not None:
+        return limits.span
+    rows, span = _rows(limits, dtype, gates, batch), 1
+    widest = min(4, rows)
+    while (
+        2 * span <= widest
+        and 2 * span * rows * gates <= ACCUMULATORS[dtype]
+        and 4 * units >= 3 * 2 * span * limits.processors
+    ):
+        span *= 2
+    return span
+
+
+def _rows(limits: Limits, dtype: str, gates: int, batch: int) -> int:
+    """Rows of a thread, a power of two: as many as registers hold and the batch has."""
+    rows = 1
+    while 2 * rows <= (limits.rows or 8) and 2 * rows * gates <= ACCUMULATORS[dtype] and rows < batch:
+        rows *= 2
+    return rows
+
+
+def block_for(limits: Limits, threads_of_units: int, batch: int) -> Block:
     """Eight warps: as many along the units as keeps every multiprocessor busy, the others along the rows."""
     if limits.block is not None:
         return limits.block
     along = 1
-    while along < 8 and along * limits.processors < units:
+    while along < 8 and along * limits.processors < threads_of_units:
         along *= 2
     groups = 1
     while along * groups < 8 and groups * 4 < batch:
@@ -129,15 +157,13 @@ def block_for(limits: Limits, units: int, batch: int) -> Block:
     return Block(32, along, groups)
 
 
-def tile_for(limits: Limits, block: Block, dtype: str, gates: int, batch: int) -> Tile:
-    """As many rows as registers hold and the batch has; deposits in at most a third of shared memory."""
-    most, rows = limits.rows or 8, 1
-    while 2 * rows <= most and 2 * rows * gates <= ACCUMULATORS[dtype] and rows * block.groups < batch:
-        rows *= 2
+def tile_for(limits: Limits, block: Block, dtype: str, gates: int, batch: int, span: int) -> Tile:
+    """As many rows as registers hold and the groups leave; deposits in at most a third of shared memory."""
+    rows = _rows(limits, dtype, gates, -(-batch // block.groups))
     deposit = rows
-    while deposit > 1 and 3 * Tile(block, gates, rows, 1, deposit).scratch * DTYPES[dtype] > limits.shared_bytes:
+    while deposit > 1 and 3 * Tile(block, gates, rows, span, deposit).scratch * DTYPES[dtype] > limits.shared_bytes:
         deposit //= 2
-    return Tile(block, gates, rows, 1, deposit, AT_ONCE[dtype])
+    return Tile(block, gates, rows, span, deposit, AT_ONCE[dtype])
 
 
 def product_tile_for(limits: Limits, block: Block) -> ProductTile:
