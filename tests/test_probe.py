@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
+
 import pytest
 
 from tests import fake_backend
 from unrollbench import probe
 from unrollbench.case import Case
 from unrollbench.errors import UnrollbenchError
+from unrollbench.kernels import ceilings
+from unrollbench.measure.affinity import chosen_cpus, usable_cpus
+from unrollbench.records import Ceiling
 from unrollbench.roofline import Wanted
 
 
@@ -42,6 +48,20 @@ def test_ceilings_are_those_that_were_asked_for() -> None:
         ("read", "float32", 65536),
         ("multiply-add", "float64", None),
     ]
+
+
+def test_ceilings_are_measured_on_the_processors_that_cases_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    used, before = [], usable_cpus()
+
+    def measure(threads: int, dtype: str, sizes_bytes: tuple[int, ...], try_s: float) -> Iterator[Ceiling]:
+        used.append((threads, usable_cpus()))
+        yield Ceiling("multiply-add", dtype, threads, 1.0, "GFLOP/s")
+
+    monkeypatch.setattr(ceilings, "measure", measure)
+    counts = range(1, len(before) + 1)
+    probe._answer({"ceilings": [asdict(Wanted(threads)) for threads in counts], "try_s": 0.0})
+    assert used == [(threads, chosen_cpus(threads, before)) for threads in counts]
+    assert usable_cpus() == before
 
 
 def test_a_bug_in_a_backend_is_told_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from unrollbench.backends import Availability, Listing
 from unrollbench.case import Case, from_json, to_json
 from unrollbench.errors import UnrollbenchError
+from unrollbench.measure.affinity import chosen_cpus, pin, usable_cpus
 from unrollbench.records import Ceiling, Check
 from unrollbench.roofline import Wanted
 
@@ -82,13 +83,11 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
     from unrollbench.tensors import draw
 
     if "ceilings" in question:
-        from unrollbench.kernels import ceilings as limits
-
-        found_for = (limits.measure(**one, try_s=question["try_s"]) for one in question["ceilings"])
-        return {"ceilings": [asdict(found) for measured in found_for for found in measured]}
+        found = (_measured(one, question["try_s"]) for one in question["ceilings"])
+        return {"ceilings": [asdict(ceiling) for measured in found for ceiling in measured]}
     if "availability" in question:
-        found = backends.availability(question["availability"])
-        return asdict(found) | {"versions": dict(found.versions)}
+        available = backends.availability(question["availability"])
+        return asdict(available) | {"versions": dict(available.versions)}
     case = from_json(question["listing"])
     backend = backends.load(case.backend)
     reason = backend.why_not(case)
@@ -99,6 +98,18 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
         return asdict(program.listing())
     finally:
         program.close()
+
+
+def _measured(wanted: Mapping[str, Any], try_s: float | None) -> tuple[Ceiling, ...]:
+    """Those ceilings, on the processors that a case with as many threads gets: others may share cores, or be slower."""
+    from unrollbench.kernels import ceilings as limits
+
+    usable = usable_cpus()
+    pin(chosen_cpus(wanted["threads"], usable) or usable)
+    try:
+        return tuple(limits.measure(**wanted, try_s=try_s))
+    finally:
+        pin(usable)
 
 
 def _ask(question: Mapping[str, Any]) -> dict[str, Any]:
