@@ -166,3 +166,15 @@ def test_every_thread_of_a_team_has_a_processor_to_itself_during_a_run() -> None
         for _ in range(50):
             team.run(place(), frames)
             assert [int(cpu) for cpu in frames[:, 0]] == THREADS.processors(2)
+
+
+@pytest.mark.parametrize("cpu", [1024, 5000])
+def test_a_caller_whose_processor_is_beyond_a_set_of_processors_stays_where_it_was(
+    monkeypatch: pytest.MonkeyPatch, cpu: int
+) -> None:
+    monkeypatch.setattr(threads, "processors", lambda size: [cpu, None])
+    before, frames = os.sched_getaffinity(0), np.zeros((2, 1), np.int64)
+    with team_of(2) as team:
+        team.run(count(), frames)
+    np.testing.assert_array_equal(frames, 1)
+    assert os.sched_getaffinity(0) == before

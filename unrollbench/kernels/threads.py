@@ -88,9 +88,11 @@ def _compiled():
 
     @njit(types.void(types.intp, types.intp, types.intp, types.intp, types.intp), error_model="numpy", nogil=True)
     def launch(control, function, frames, stride, others):
-        if _CAN_PIN and watch(control + OWN_CPU):
-            _sched_getaffinity(0, CPU_SET_BYTES, control + CALLERS_CPUS)
-            _sched_setaffinity(0, CPU_SET_BYTES, control + OWN_CPUS)
+        pinned = False
+        if _CAN_PIN and watch(control + OWN_CPU):  # not where the system's own sets are larger than ours
+            pinned = _sched_getaffinity(0, CPU_SET_BYTES, control + CALLERS_CPUS) == 0
+            if pinned:
+                _sched_setaffinity(0, CPU_SET_BYTES, control + OWN_CPUS)
         poke(control + FINISHED, 0)
         poke(control + FUNCTION, function)
         poke(control + FRAMES, frames)
@@ -101,7 +103,7 @@ def _compiled():
         while watch(control + FINISHED) < others:
             relax(spins)
             spins += 1
-        if _CAN_PIN and watch(control + OWN_CPU):
+        if _CAN_PIN and pinned:
             _sched_setaffinity(0, CPU_SET_BYTES, control + CALLERS_CPUS)
 
     @njit(types.void(types.intp), error_model="numpy", nogil=True)
@@ -138,7 +140,7 @@ class Team:
         if size > 1:
             _compiled()
             cpus = processors(size)
-            if cpus[0] is not None:
+            if cpus[0] is not None and cpus[0] < 8 * CPU_SET_BYTES:
                 self._control[OWN_CPU // 8] = 1
                 self._control[OWN_CPUS // 8 + cpus[0] // 64] = np.uint64(1 << cpus[0] % 64).astype(np.int64)
             for thread in range(1, size):
