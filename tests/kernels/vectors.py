@@ -36,7 +36,7 @@ def applied(function: Callable[..., Any], *arrays: Array, registers: int = 1) ->
 def _loop(function: Callable[..., Any], dtype: str, registers: int, arguments: int) -> Kernel:
     """A kernel (blocks, out, in_0, ...) that applies the function to vector after vector."""
     assert function in elementary.FUNCTIONS
-    load, store, *_ = SIMD.memory(dtype, registers)
+    load, store, _ = SIMD.memory(dtype, registers)
     width = host.vector_unit().width_bytes
     step = registers * width
     names = [f"in_{index}" for index in range(arguments)]

@@ -61,11 +61,10 @@ def _together(kernels: tuple[Kernel, ...]) -> Kernel:
 
 
 def _namespace(layout: LayerLayout) -> dict[str, Any]:
-    names = ("load", "store", "zero", "total")
+    names = ("load", "store", "zero")
     one = dict(zip(names, simd.memory(layout.dtype), strict=True))
     several = dict(zip(names, simd.memory(layout.dtype, source.rows_at_once(layout)), strict=True))
     memory = one | {f"{name}s": function for name, function in several.items()}
-    memory |= {f"{name}_one": one[name] for name in ("load", "store")}
     counter = layout.fields["counter"]
 
     @njit(**OPTIONS)

@@ -101,7 +101,7 @@ def gradients(layout: LayerLayout, s: StageLayout) -> str:
         if n in stage.reads and not replaced:
             value = f"load(d_{n} + {unit(n)}) + {n}_3"
         live.append(f"store(d_{n} + {unit(n)}, {value})")
-    live += [f"store_one(d_{n} + unit_at, 0, load_one(d_{n} + unit_at, 0) + total({n}_3))" for n in stage.diagonals]
+    live += [f"store(d_{n} + unit_at, 0, load(d_{n} + unit_at, 0) + {n}_3)" for n in stage.diagonals]
     finished = [f"store(gate_at + {index * s.gate_bytes}, 0, zero())" for index in range(len(stage.gates))]
     arguments = ["t", "lengths", "row", "rows", "block", "blocks", *_addresses(layout, s)]
     return function(f"gradients_{s.index}", ", ".join(arguments), over_tile(layout, s, live, finished))

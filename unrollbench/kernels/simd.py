@@ -129,10 +129,10 @@ def joined(builder, registers):
 
 @cache
 def memory(dtype: str, registers: int = 1):
-    """(load, store, zero, total) for vectors of that many registers, each `stride` bytes after the one before it.
+    """(load, store, zero) for vectors of that many registers, each `stride` bytes after the one before it.
 
-    load(address, stride) -> vector; store(address, stride, vector); zero() -> vector; total(vector) -> vector of one
-    register, the sum of all. Addresses and strides are integers and need no alignment beyond the element's.
+    load(address, stride) -> vector; store(address, stride, vector); zero() -> vector. Addresses and strides are
+    integers and need no alignment beyond the element's.
     """
     ty, one = vector(dtype, registers), vector(dtype)
     align, part = ty.element.bitwidth // 8, llvm_vector(one)
@@ -166,14 +166,4 @@ def memory(dtype: str, registers: int = 1):
 
         return ty(), codegen
 
-    @intrinsic
-    def total(typing_context, value):
-        def codegen(context, builder, sig, args):
-            first, *others = parts(builder, args[0], one.lanes)
-            for other in others:
-                first = builder.fadd(first, other)
-            return first
-
-        return one(ty), codegen
-
-    return load, store, zero, total
+    return load, store, zero

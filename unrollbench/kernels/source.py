@@ -152,11 +152,11 @@ def rows_at_once(layout: LayerLayout) -> int:
 def over_tile(layout: LayerLayout, s: StageLayout, live: list[str], finished: list[str], at_once: int = 1) -> list[str]:
     """Loops over the rows and unit blocks of a tile: `live` for rows within their length, `finished` for the others.
 
-    `live` is text for one row, with `load`, `store`, `zero` and `total`; the same text serves `at_once` live rows by
-    the functions of those names and a "s" at the end.
+    `live` is text for one row, with `load`, `store` and `zero`; the same text serves `at_once` live rows by the
+    functions of those names and a "s" at the end, so long as it adds nothing up over rows.
     """
     all_live = " and ".join(f"t < peek(lengths, 8 * (each_row + {index}))" for index in range(at_once))
-    several = [re.sub(r"\b(load|store|zero|total)\(", r"\1s(", line) for line in live]
+    several = [re.sub(r"\b(load|store|zero)\(", r"\1s(", line) for line in live]
     lines = ["each_row = row"]
     if at_once > 1:
         lines.append(f"while each_row + {at_once} <= row + rows and {all_live}:")
