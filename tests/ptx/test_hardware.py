@@ -85,6 +85,8 @@ class Blas:
         b: int, b_type: int, ldb: int, beta: int, c: int, c_type: int, ldc: int, compute: int, algorithm: int,
     ) -> None:  # fmt: skip
         self.computed.append(compute)
+        stored = (m if op_a == self.Operation.N else k, k if op_b == self.Operation.N else n, m)
+        assert all(stride >= rows for stride, rows in zip((lda, ldb, ldc), stored, strict=True))
         scale, keep = (ctypes.c_double.from_address(address).value for address in (alpha, beta))
         left = columns_of(a, m, k, lda) if op_a == self.Operation.N else columns_of(a, k, m, lda).T
         right = columns_of(b, k, n, ldb) if op_b == self.Operation.N else columns_of(b, n, k, ldb).T
@@ -110,13 +112,14 @@ def products(monkeypatch: pytest.MonkeyPatch, dtype: str = "float64", tf32: bool
     return cublas.CublasProducts(host, network, host, tf32), blas
 
 
+@pytest.mark.parametrize("sizes", [(3, 5, 4), (1, 5, 4), (3, 1, 4), (3, 5, 1), (1, 1, 4), (3, 1, 1)])
 @pytest.mark.parametrize(("adds", "a_turned", "b_turned"), list(itertools.product([False, True], repeat=3)))
 def test_a_product_by_cublas_is_that_of_rows(
-    adds: bool, a_turned: bool, b_turned: bool, monkeypatch: pytest.MonkeyPatch
+    adds: bool, a_turned: bool, b_turned: bool, sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every way in which the program's operands lie, with more elements before and after each of them."""
     rng = np.random.default_rng(0)
-    rows, columns, depth, before = 3, 5, 4, 2
+    (rows, columns, depth), before = sizes, 2
     found, _ = products(monkeypatch)
     a, b, c = (rng.standard_normal(before + size + 3) for size in (rows * depth, depth * columns, rows * columns))
 

@@ -59,8 +59,8 @@ class CublasProducts:
         if depth == 0:
             self._clear(c, a, b, sizes, adds)
             return
-        left, left_stride = _operation(b)
-        right, right_stride = _operation(a)
+        left, left_stride = _operation(b, columns)
+        right, right_stride = _operation(a, depth)
         numbers = (*sizes, left_stride, right_stride, c.row)
         if max(numbers) > LARGEST:
             raise ValueError(f"a product of {rows} x {depth} by {depth} x {columns}: cuBLAS takes at most {LARGEST}")
@@ -83,11 +83,14 @@ class CublasProducts:
         cublas.destroy(self._handle)
 
 
-def _operation(matrix: Matrix) -> tuple[int, int]:
-    """How cuBLAS takes a row-major operand, and the stride between its rows: as it is, or transposed."""
-    if matrix.column == 1:
-        return int(cublas.Operation.N), max(matrix.row, 1)
-    return int(cublas.Operation.T), max(matrix.column, 1)
+def _operation(matrix: Matrix, columns: int) -> tuple[int, int]:
+    """How cuBLAS takes a row-major operand, and the stride between its rows: as it is, or transposed.
+
+    Both strides of a transposed column are 1: as it is, its rows would overlap, which cuBLAS refuses.
+    """
+    if matrix.column == 1 and matrix.row >= columns:
+        return int(cublas.Operation.N), matrix.row
+    return int(cublas.Operation.T), matrix.column
 
 
 def _address(array: Any, first: int = 0) -> int:
