@@ -9,7 +9,7 @@ from tests.runs import failed, run_of
 from unrollbench.records import Ceiling
 from unrollbench.report import standings
 from unrollbench.report.groups import groups
-from unrollbench.report.peers import tables
+from unrollbench.report.peers import headlines, tables
 from unrollbench.report.standings import Cell
 
 OTHER = replace(NETWORK, batch_size=5)
@@ -57,6 +57,13 @@ def test_the_note_says_what_the_spread_is_of() -> None:
     assert "of 2 rounds" in standings.note(tables(groups(RUN)), ceiling=False)
     assert "samples" in standings.note(tables(groups(one)), ceiling=False)
     assert "three times the forward ones" in standings.note(tables(groups(one)), ceiling=True)
+
+
+def test_the_note_tells_of_a_network_that_only_one_round_has_figures_of() -> None:
+    alone = (*rounds(OTHER, 1e-3, 1e-3), *rounds(replace(LIBRARY, batch_size=5), 0.8e-3))
+    mixed = tables(groups(run_of(*rounds(NETWORK, 1e-3, 1e-3), *rounds(LIBRARY, 1.5e-3, 2e-3), *alone)))
+    assert "up to 2 rounds" in standings.note(mixed, ceiling=False)
+    assert "in every round" not in " ".join(headlines(mixed))
 
 
 def test_where_ours_has_no_figures_its_status_is_shown_and_no_ratio() -> None:

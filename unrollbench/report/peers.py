@@ -148,7 +148,7 @@ def headlines(found: Sequence[Table]) -> Iterator[str]:
             continue
         ratios = [r for s in table.standings if (r := s.ratio(s.fastest)) is not None]
         ahead, behind = sum(r.low > 1 for r in ratios), sum(r.high < 1 for r in ratios)
-        always = "in every round" if max(r.rounds for r in ratios) > 1 else "by more than the samples scatter"
+        always = "in every round" if min(r.rounds for r in ratios) > 1 else "by more than the figures scatter"
         counts = [f"ahead {always} on {ahead}", *([f"behind on {behind}"] if behind else [])]
         level = len(ratios) - ahead - behind
         counts += [f"neither on {level}"] if level else []

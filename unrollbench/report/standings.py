@@ -16,6 +16,10 @@ NOTE = (
     "Settings without figures are listed apart, with their reasons."
 )
 ROUNDS = "In parentheses: the lowest and highest of {rounds} rounds, in each of which all were measured side by side."
+SOME_ROUNDS = (
+    "In parentheses: the lowest and highest of up to {rounds} rounds, in each of which all were measured side by side; "
+    "where a single round had figures of both, how far its samples let it be."
+)
 ONE_ROUND = "In parentheses: how far the samples let it be. What differs from process to process needs --repeats."
 CEILING = (
     "Of the ceiling: the least time that this machine's measured limits allow over the time taken. multiply-add: all "
@@ -80,7 +84,8 @@ def note(tables: Sequence[Table], *, ceiling: bool) -> str:
     """What the tables' figures mean, in the words that fit this run; what a ceiling is only where that is wanted."""
     counts = [r.rounds for table in tables for s in table.standings if (r := s.ratio(s.fastest)) is not None]
     rounds = max(counts, default=1)
-    spread = ROUNDS.format(rounds=rounds) if rounds > 1 else ONE_ROUND
+    told = ROUNDS if min(counts, default=1) > 1 else SOME_ROUNDS
+    spread = told.format(rounds=rounds) if rounds > 1 else ONE_ROUND
     return " ".join([NOTE, spread, *([CEILING] if ceiling else [])])
 
 
