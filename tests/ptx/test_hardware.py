@@ -14,6 +14,7 @@ from cuda.bindings import driver as cuda_driver
 from numba.cuda import dispatcher
 from numba.cuda.cudadrv import devices
 from numba.cuda.cudadrv.driver import CudaAPIError
+from numba.cuda.cudadrv.error import CudaSupportError
 from nvmath.bindings import cublas as nvmath_cublas
 
 from unrollbench import backends
@@ -30,8 +31,14 @@ Flat = npt.NDArray[np.float64]
 RESULT = cuda_driver.CUresult
 
 
-def test_without_a_driver_the_backend_says_why() -> None:
-    with pytest.raises(BackendUnavailable, match="driver"):
+def test_without_a_driver_the_backend_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With numba-cuda's own error, so that it holds on a machine with a driver too."""
+
+    def no_device() -> None:
+        raise CudaSupportError("CUDA driver library cannot be found")
+
+    monkeypatch.setattr(hardware, "CudaDevice", no_device)
+    with pytest.raises(BackendUnavailable, match="driver library cannot be found; without a GPU"):
         backends.load("numba_cuda")
 
 
