@@ -62,8 +62,9 @@ class Metrics:
     timed_by is the clock of the samples: "host", the monotonic clock around `run` and `synchronize`, or "events" of the
     device around each run. Of an accelerator: device_bytes and device_peak_bytes as the program allocated them,
     driver_bytes what the driver says that the process takes of the device; ptx_bytes and cubin_bytes of all kernels
-    together, registers and spill_bytes of a thread and shared_bytes of a block each of the kernel with the most; clocks
-    in MHz right before and after the timed runs, and as throttling the reasons for lower ones seen then, or "none".
+    together; registers and local_bytes (spills and stack) of a thread and shared_bytes of a block, each of the kernel
+    with the most; clocks in MHz right before and after the timed runs, and as throttling the reasons for lower ones
+    seen then, or "none".
     """
 
     build_s: float | None = None
@@ -90,7 +91,7 @@ class Metrics:
     ptx_bytes: int | None = None
     cubin_bytes: int | None = None
     registers: int | None = None
-    spill_bytes: int | None = None
+    local_bytes: int | None = None
     shared_bytes: int | None = None
     sm_mhz_before: int | None = None
     sm_mhz_after: int | None = None

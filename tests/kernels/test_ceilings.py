@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
@@ -46,7 +47,7 @@ def test_the_best_try_is_one_that_had_its_processor_if_any_had(
     monkeypatch.setattr(ceilings, "time", SimpleNamespace(perf_counter=lambda: next(walls)))
     monkeypatch.setattr(Team, "cpu_s", lambda team: next(processors))
     monkeypatch.setattr(ceilings, "TRIES", 3)
-    with ceilings._team(1) as team:
+    with closing(Team(1)) as team:
         assert ceilings._best(team, kernel, [(0, 0, 1)], 0.0) == ceilings._Try(*best)
 
 

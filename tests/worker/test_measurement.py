@@ -178,7 +178,7 @@ class EventProgram(FakeProgram):
         return Memory(device_bytes=4096, device_peak_bytes=8192, driver_bytes=2**29)
 
     def listing(self) -> Listing:
-        return Listing("kernels", 7, ptx_bytes=1000, cubin_bytes=500, registers=128, spill_bytes=0, shared_bytes=49152)
+        return Listing("kernels", 7, ptx_bytes=1000, cubin_bytes=500, registers=128, local_bytes=0, shared_bytes=49152)
 
 
 class OnDevice(Right):
@@ -217,7 +217,7 @@ def test_a_device_s_memory_kernels_and_clocks_are_metrics(monkeypatch: pytest.Mo
     metrics = on_device(monkeypatch, OnDevice()).metrics
     assert (metrics.device_bytes, metrics.device_peak_bytes, metrics.driver_bytes) == (4096, 8192, 2**29)
     assert (metrics.ptx_bytes, metrics.cubin_bytes, metrics.registers) == (1000, 500, 128)
-    assert (metrics.spill_bytes, metrics.shared_bytes, metrics.graph_nodes) == (0, 49152, 7)
+    assert (metrics.local_bytes, metrics.shared_bytes, metrics.graph_nodes) == (0, 49152, 7)
     assert (metrics.sm_mhz_before, metrics.sm_mhz_after, metrics.memory_mhz_after) == (1980, 1980, 2619)
     assert metrics.throttling == "none"
 

@@ -58,8 +58,9 @@ class Memory:
 class Listing:
     """What was built: the generated program's text, its size in graph nodes and in bytes of machine code.
 
-    Of an accelerator's kernels: ptx_bytes and cubin_bytes of all of them together; registers and spill_bytes (local
-    memory) of a thread and shared_bytes (static and dynamic) of a block, each of the kernel that has the most.
+    Of an accelerator's kernels: ptx_bytes and cubin_bytes of all of them together; registers and local_bytes (local
+    memory: spills and stack) of a thread and shared_bytes (static and dynamic) of a block, each of the kernel that has
+    the most.
     """
 
     source: str
@@ -69,7 +70,7 @@ class Listing:
     ptx_bytes: int | None = None
     cubin_bytes: int | None = None
     registers: int | None = None
-    spill_bytes: int | None = None
+    local_bytes: int | None = None
     shared_bytes: int | None = None
 
 

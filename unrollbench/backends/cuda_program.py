@@ -181,7 +181,7 @@ class NetworkProgram:
             ptx_bytes=_of(sum, [k.ptx_bytes for k in kernels.values()]),
             cubin_bytes=_of(sum, [k.cubin_bytes for k in kernels.values()]),
             registers=_of(max, [k.registers for k in kernels.values()]),
-            spill_bytes=_of(max, [k.spill_bytes for k in kernels.values()]),
+            local_bytes=_of(max, [k.local_bytes for k in kernels.values()]),
             shared_bytes=shared,
         )
 

@@ -5,10 +5,9 @@ The best of several tries is reported, since a limit is what the machine can do 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from unrollbench.case import DTYPES
 from unrollbench.kernels import host, pack
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.simd import vector
-from unrollbench.kernels.threads import Team, processors
+from unrollbench.kernels.threads import Team
 from unrollbench.kernels.words import peek
 from unrollbench.records import Ceiling
 from unrollbench.roofline import MULTIPLY_ADD, READ, UNDISTURBED_SHARE
@@ -45,7 +44,7 @@ def measure(
 ) -> Iterator[Ceiling]:
     """The peak of multiply-adds in GFLOP/s, then the read bandwidth in GB/s for each working set (SIZES_BYTES)."""
     try_s = TRY_S if try_s is None else try_s
-    with _team(threads) as team:
+    with closing(Team(threads)) as team:
         count = 1_000_000
         flops = 2 * CHAINS * host.lanes(dtype) * count * threads
         best = _best(team, _multiply_adds(dtype), [(0, 0, count)] * threads, try_s)
@@ -60,21 +59,6 @@ def measure(
             moved = size // step * step * rounds * threads  # what is left of a whole step is not read
             best = _best(team, kernel, [(buffer.ctypes.data, size, rounds) for buffer in buffers], try_s)
             yield Ceiling(READ, dtype, threads, moved / best.seconds / 1e9, "GB/s", size, best.processor_share)
-
-
-@contextmanager
-def _team(threads: int) -> Iterator[Team]:
-    """A team whose members, this thread among them, have a processor each."""
-    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    team = Team(threads)
-    try:
-        if before is not None and threads > 1 and (own := processors(threads)[0]) is not None:
-            os.sched_setaffinity(0, {own})  # of this thread only; the members have theirs
-        yield team
-    finally:
-        if before is not None:
-            os.sched_setaffinity(0, before)
-        team.close()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 import weakref
+from contextlib import suppress
 from functools import cache
 
 import numpy as np
@@ -116,7 +117,8 @@ def _compiled():
 
 def _serve(control: npt.NDArray[np.int64], thread: int, cpu: int | None) -> None:
     if cpu is not None:
-        os.sched_setaffinity(0, {cpu})
+        with suppress(OSError):  # forbidden, or the processor was taken away: it runs wherever it may
+            os.sched_setaffinity(0, {cpu})
     _compiled()[0](control.ctypes.data, thread)
 
 

@@ -35,7 +35,7 @@ Listener = Callable[[str, Measurement | None], None]
 
 METRICS = frozenset(f.name for f in fields(Metrics))
 OF_DEVICE: tuple[str, ...] = ("device_bytes", "device_peak_bytes", "driver_bytes", "ptx_bytes", "cubin_bytes")
-OF_DEVICE += ("registers", "spill_bytes", "shared_bytes")
+OF_DEVICE += ("registers", "local_bytes", "shared_bytes")
 OF_CLOCKS = ("sm_mhz_before", "sm_mhz_after", "memory_mhz_before", "memory_mhz_after", "throttling")
 """The metrics that only a case on an accelerator has."""
 

@@ -32,7 +32,7 @@ class KernelSize:
     ptx_bytes: int | None = None
     cubin_bytes: int | None = None
     registers: int | None = None
-    spill_bytes: int | None = None
+    local_bytes: int | None = None
     static_shared_bytes: int | None = None
 
 

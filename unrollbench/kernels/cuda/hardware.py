@@ -209,7 +209,7 @@ class CudaDevice:
             ptx_bytes=len(library.get_asm_str().encode()),
             cubin_bytes=len(cubin.code if hasattr(cubin, "code") else cubin),
             registers=int(attributes.regs),
-            spill_bytes=int(attributes.local),
+            local_bytes=int(attributes.local),
             static_shared_bytes=int(attributes.shared),
         )
 
