@@ -42,6 +42,14 @@ def test_threads_get_as_many_items_as_each_other_or_one_more(count: int, threads
     assert max(sizes) - min(sizes) <= 1
 
 
+@given(st.integers(1, 300), st.integers(1, 20), st.integers(1, 12))
+def test_a_partition_s_sizes_are_those_that_some_thread_has(count: int, threads: int, largest: int) -> None:
+    found = partition(count, threads, largest)
+    bigs, smalls = sum(share[1] for share in found.shares), sum(share[2] for share in found.shares)
+    wanted = [(found.big, "big")] * (bigs > 0) + [(found.big - 1, "small")] * (smalls > 0)
+    assert list(found.sizes) == wanted
+
+
 def test_more_threads_than_items_leave_threads_without_work() -> None:
     assert partition(2, 4, 6) == Partition(1, ((0, 1, 0), (1, 1, 0), (2, 0, 0), (2, 0, 0)))
 

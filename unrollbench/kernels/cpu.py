@@ -74,11 +74,6 @@ def _namespace(layout: LayerLayout) -> dict[str, Any]:
     return {**memory, "peek": words.peek, "barrier": barrier}
 
 
-def _sizes(big: int) -> list[int]:
-    """The two sizes of a partition's groups, without zero."""
-    return [size for size in (big, big - 1) if size]
-
-
 def _tile_offsets(layout: LayerLayout, s: StageLayout, blocks: int) -> tuple[int, ...]:
     """Where a tile's columns lie in a row of the gate buffer: all gates of each unit block, as `W_h` is packed."""
     return tuple(b * layout.width + g * s.gate_bytes for b in range(blocks) for g in range(len(s.stage.gates)))
@@ -88,8 +83,8 @@ def _tile_offsets(layout: LayerLayout, s: StageLayout, blocks: int) -> tuple[int
 def _forward_step(layout: LayerLayout) -> Kernel:
     namespace, uses = _namespace(layout), []
     for s in layout.stages:
-        for rows in _sizes(layout.rows.big):
-            for blocks in _sizes(s.groups.big):
+        for rows, _ in layout.rows.sizes:
+            for blocks, _ in s.groups.sizes:
                 offsets, a_row = _tile_offsets(layout, s, blocks), layout.arrays[s.stage.operand].row_bytes
                 accumulate = tile.accumulate(layout.dtype, rows, offsets, s.operand_size, a_row, s.row_bytes)
                 namespace[f"tile_{s.index}_{rows}x{blocks}"] = accumulate
@@ -103,8 +98,8 @@ def _forward_step(layout: LayerLayout) -> Kernel:
 def _backward_step(layout: LayerLayout) -> Kernel:
     namespace, uses = _namespace(layout), []
     for s in layout.stages:
-        for rows in _sizes(layout.rows.big):
-            for blocks in _sizes(s.operand_groups.big):
+        for rows, _ in layout.rows.sizes:
+            for blocks, _ in s.operand_groups.sizes:
                 offsets = tuple(b * layout.width for b in range(blocks))
                 depth, out_row = s.row_bytes // layout.itemsize, layout.arrays[s.stage.operand].row_bytes
                 accumulate = tile.accumulate(layout.dtype, rows, offsets, depth, s.row_bytes, out_row)

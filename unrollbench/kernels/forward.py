@@ -33,7 +33,7 @@ def step(layout: LayerLayout) -> str:
                 f"equations_{s.index}(t, lengths, row, {rows}, block, {blocks}, {passed})",
             ]
 
-        lines += [*tiles(layout, "", s.index, s.groups.big, tile), *barrier(layout)]
+        lines += [*tiles(layout, "", s.index, s.groups, tile), *barrier(layout)]
     return function("step", "f, t, s", lines)
 
 

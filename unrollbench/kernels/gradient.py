@@ -49,7 +49,7 @@ def _product(layout: LayerLayout, s: StageLayout) -> list[str]:
         return [f"tile_T{s.index}_{rows}x{blocks}({', '.join(passed)})"]
 
     lines = [f"d_operand, W = {field(layout, f'd_{s.stage.operand}')}, {field(layout, f'W_hT_{s.index}')}"]
-    return lines + tiles(layout, "operand_", s.index, s.operand_groups.big, tile)
+    return lines + tiles(layout, "operand_", s.index, s.operand_groups, tile)
 
 
 def _is_output(s: StageLayout) -> bool:

@@ -43,6 +43,12 @@ class Partition:
     big: int
     shares: tuple[tuple[int, int, int], ...]
 
+    @property
+    def sizes(self) -> tuple[tuple[int, str], ...]:
+        """The sizes that some thread has groups of, and what the frame's fields call them: no other needs code."""
+        named = ((self.big, "big", 1), (self.big - 1, "small", 2))
+        return tuple((size, kind) for size, kind, index in named if any(share[index] for share in self.shares))
+
 
 def partition(count: int, threads: int, largest: int) -> Partition:
     """`count` items over `threads`, in groups of at most `largest` of at most two sizes that differ by one."""

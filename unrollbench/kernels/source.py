@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from textwrap import indent
 from typing import Any
 
-from unrollbench.kernels.layout import LayerLayout, StageLayout
+from unrollbench.kernels.layout import LayerLayout, Partition, StageLayout
 
 _numbers = itertools.count()
 
@@ -61,7 +61,9 @@ def gates(layout: LayerLayout, s: StageLayout) -> str:
     return field(layout, f"gates_{s.index}") + slot(layout, layout.gate_slots, s.row_bytes)
 
 
-def tiles(layout: LayerLayout, prefix: str, index: int, big: int, body: Callable[[int, int], list[str]]) -> list[str]:
+def tiles(
+    layout: LayerLayout, prefix: str, index: int, groups: Partition, body: Callable[[int, int], list[str]]
+) -> list[str]:
     """Loops over this thread's groups of unit blocks and, inside, its tiles of rows; body(rows, blocks) is one tile.
 
     block and row are the tile's first unit block and row, first_row is this thread's first. Groups are walked to and
@@ -70,11 +72,11 @@ def tiles(layout: LayerLayout, prefix: str, index: int, big: int, body: Callable
     """
     lines = [f"first_block, first_row = {field(layout, f'{prefix}block_{index}')}, {field(layout, 'row')}"]
     lines.append("turn = 1 - 2 * (t & 1)")
-    for size, kind in _sizes(big):
+    for size, kind in groups.sizes:
         lines.append(f"groups = {field(layout, f'{prefix}groups_{kind}_{index}')}")
         lines.append("block = first_block if turn > 0 else first_block + (groups - 1) * " + str(size))
         lines += ["for _ in range(groups):", "    row = first_row"]
-        for rows, row_kind in _sizes(layout.rows.big):
+        for rows, row_kind in layout.rows.sizes:
             lines.append(f"    for _ in range({field(layout, f'row_tiles_{row_kind}')}):")
             lines += [f"        {line}" for line in body(rows, size)]
             lines.append(f"        row += {rows}")
@@ -94,17 +96,13 @@ def following_weights(layout: LayerLayout, rows: int, blocks: int, columns: int,
 
 def share(layout: LayerLayout, s: StageLayout) -> list[str]:
     """Expressions for all of this thread's part of a stage: first row, rows, first unit block, unit blocks."""
-    rows = _sum(layout, layout.rows.big, "row_tiles_{}")
-    blocks = _sum(layout, s.groups.big, f"groups_{{}}_{s.index}")
+    rows = _sum(layout, layout.rows, "row_tiles_{}")
+    blocks = _sum(layout, s.groups, f"groups_{{}}_{s.index}")
     return [field(layout, "row"), rows, field(layout, f"block_{s.index}"), blocks]
 
 
-def _sum(layout: LayerLayout, big: int, name: str) -> str:
-    return " + ".join(f"{size} * {field(layout, name.format(kind))}" for size, kind in _sizes(big))
-
-
-def _sizes(big: int) -> list[tuple[int, str]]:
-    return [(size, kind) for size, kind in ((big, "big"), (big - 1, "small")) if size]
+def _sum(layout: LayerLayout, groups: Partition, name: str) -> str:
+    return " + ".join(f"{size} * {field(layout, name.format(kind))}" for size, kind in groups.sizes)
 
 
 def barrier(layout: LayerLayout) -> list[str]:
