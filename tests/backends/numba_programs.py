@@ -14,20 +14,13 @@ from tests.adversarial import CELLS, SMALL
 from unrollbench import reference
 from unrollbench.backends.numba_cpu import NetworkProgram
 from unrollbench.case import Case
-from unrollbench.cells import LayerSpec
-from unrollbench.kernels.network import NetworkSpec
+from unrollbench.kernels.spec import NetworkSpec, spec_of
 from unrollbench.schedule import Schedule, of_case
 from unrollbench.tensors import Outputs, Tensors, draw
 
 EXECUTIONS = ("static", "dynamic", "stepwise")
 COMPILER_EVENTS = ("numba:compile", "numba:run_pass", "numba:llvm_lock")
 """Whatever Numba compiles, it goes through one of these."""
-
-
-def spec_of(case: Case) -> NetworkSpec:
-    layers = tuple(LayerSpec(case.cell, case.cell_options, size, units) for size, units, _ in case.layer_shapes)
-    swaps, train = bool(case.canonical().swap_memory), case.mode == "train"
-    return NetworkSpec(layers, case.dtype, case.batch_size, train, case.time_major, swaps, case.threads)
 
 
 @cache

@@ -12,10 +12,10 @@ from tests.backends.numba_programs import (
     identical,
     run,
     small,
-    spec_of,
 )
 from unrollbench.backends.numba_cpu import NetworkProgram, NumbaCpu
 from unrollbench.case import Case
+from unrollbench.kernels.spec import spec_of
 from unrollbench.schedule import of_case
 from unrollbench.tensors import draw
 

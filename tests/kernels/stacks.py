@@ -5,7 +5,8 @@ from __future__ import annotations
 from unrollbench.case import CellOptions
 from unrollbench.cells import LayerSpec
 from unrollbench.kernels.layout import LayerLayout
-from unrollbench.kernels.network import NetworkSpec, layouts
+from unrollbench.kernels.network import layouts
+from unrollbench.kernels.spec import NetworkSpec
 
 
 def stack(

@@ -82,13 +82,14 @@ def test_weight_gradients_over_more_rows_than_a_panel_are_the_references(cell: s
 GUARDED = """
 from dataclasses import replace
 from tests.adversarial import CELLS, SMALL
-from tests.backends.numba_programs import check, run, spec_of
+from tests.backends.numba_programs import check, run
 from tests.kernels.guarded import guarded, guarded_copy
 from unrollbench.backends.numba_cpu import NetworkProgram
 from unrollbench.case import Case
 from unrollbench.kernels import pack
 from unrollbench.schedule import of_case
 from unrollbench.tensors import draw
+from unrollbench.kernels.spec import spec_of
 pack.aligned = guarded
 for axes in (
     {**CELLS["lstm with everything"], "batch_size": 5, "num_units": 19},

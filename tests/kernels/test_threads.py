@@ -178,3 +178,26 @@ def test_a_caller_whose_processor_is_beyond_a_set_of_processors_stays_where_it_w
         team.run(count(), frames)
     np.testing.assert_array_equal(frames, 1)
     assert os.sched_getaffinity(0) == before
+
+
+def test_a_team_that_is_gathered_stays_on_its_processors_between_runs_and_no_longer() -> None:
+    before, frames = os.sched_getaffinity(0), np.zeros((2, 1), np.int64)
+    with team_of(2) as team:
+        with team.gathered():
+            for _ in range(3):
+                team.run(place(), frames)
+                assert [int(cpu) for cpu in frames[:, 0]] == sorted(before)[:2]
+                assert os.sched_getaffinity(0) == {min(before)}
+        assert os.sched_getaffinity(0) == before
+        team.run(place(), frames)
+        assert [int(cpu) for cpu in frames[:, 0]] == sorted(before)[:2]
+    with team_of(1) as alone, alone.gathered():
+        assert os.sched_getaffinity(0) == before
+
+
+def test_the_callers_processors_come_back_when_a_gathered_run_fails() -> None:
+    before, team = os.sched_getaffinity(0), Team(2)
+    team.close()
+    with pytest.raises(RuntimeError, match="closed"), team.gathered():
+        team.run(count(), np.zeros((2, 1), np.int64))
+    assert os.sched_getaffinity(0) == before

@@ -14,9 +14,10 @@ from unrollbench.kernels.cuda.device import Device, Recording
 from unrollbench.kernels.cuda.driver import Driver
 from unrollbench.kernels.cuda.matmul import Products
 from unrollbench.kernels.cuda.memory import Allocator, Limit
-from unrollbench.kernels.cuda.network import Network, NetworkSpec, Plan, compile_plan
+from unrollbench.kernels.cuda.network import Network, Plan, compile_plan
 from unrollbench.kernels.cuda.storage import Storage
 from unrollbench.kernels.cuda.swap import Windows
+from unrollbench.kernels.spec import NetworkSpec
 from unrollbench.schedule import Schedule
 from unrollbench.tensors import Array, Gradients, State, Weights
 

@@ -16,7 +16,8 @@ from unrollbench.case import Case
 from unrollbench.cells import LayerSpec
 from unrollbench.kernels.buffers import Buffers
 from unrollbench.kernels.build import Kernel, Phases
-from unrollbench.kernels.network import NetworkSpec, compile_network
+from unrollbench.kernels.network import compile_network
+from unrollbench.kernels.spec import NetworkSpec, spec_of
 from unrollbench.kernels.threads import Team
 from unrollbench.schedule import Schedule, of_case, schedule
 from unrollbench.tensors import Array, Gradients, Outputs, State, Tensors, Weights
@@ -122,9 +123,10 @@ class NetworkProgram:
             self._team.run(entries[whole].address, frames)
             return
         address, field = entries[single].address, self.network.layouts[0].fields["t"] // 8
-        for t in steps:
-            frames[:, 0, field] = t
-            self._team.run(address, frames)
+        with self._team.gathered():
+            for t in steps:
+                frames[:, 0, field] = t
+                self._team.run(address, frames)
 
     # ------------------------------------------------------------ results
 
@@ -236,11 +238,8 @@ class CaseProgram:
     """A case's program with its tensors in place (see `unrollbench.backends.Program`)."""
 
     def __init__(self, case: Case, tensors: Tensors) -> None:
-        layers = tuple(LayerSpec(case.cell, case.cell_options, i, units) for i, units, _ in case.layer_shapes)
-        swap = bool(case.canonical().swap_memory)
         train = case.mode == "train"
-        spec = NetworkSpec(layers, case.dtype, case.batch_size, train, case.time_major, swap, case.threads)
-        self._program = NetworkProgram(spec, of_case(case))
+        self._program = NetworkProgram(spec_of(case), of_case(case))
         self._program.set_weights(tensors.weights)
         self._program.set_inputs(tensors.inputs, tensors.lengths, tensors.initial_state)
         if train:

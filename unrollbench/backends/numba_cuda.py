@@ -14,8 +14,9 @@ from unrollbench.errors import BackendUnavailable
 from unrollbench.kernels.cuda.device import Device
 from unrollbench.kernels.cuda.matmul import Products, TiledProducts
 from unrollbench.kernels.cuda.memory import Allocator, Limit
-from unrollbench.kernels.cuda.network import Network, spec_of
+from unrollbench.kernels.cuda.network import Network
 from unrollbench.kernels.cuda.simulator import SimulatedDevice
+from unrollbench.kernels.spec import spec_of
 from unrollbench.schedule import of_case
 from unrollbench.tensors import Outputs, Tensors
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.source import (
     Gates,
     array,
+    assigned,
     barrier,
+    begin,
     field,
     following_weights,
     function,
@@ -20,12 +24,11 @@ from unrollbench.kernels.source import (
 
 def step(layout: LayerLayout) -> str:
     """`step(f, t, s)`: all stages of time step t, whose gate buffer lies in slot s of the window."""
-    lines = [f"if t >= {field(layout, 'limit')}:", "    return", f"lengths = {field(layout, 'lengths')}"]
+    lines = begin(layout)
     for s in layout.stages:
-        arguments = _addresses(layout, s)
-        lines += [f"{name}_{s.index} = {value}" for name, value in arguments.items()]
+        named, passed = assigned(s, _addresses(layout, s))
+        lines += named
         lines += [f"operand, W = {array(layout, s.stage.operand)}, {field(layout, f'W_h_{s.index}')}"]
-        passed = ", ".join(f"{name}_{s.index}" for name in arguments)
 
         def tile(rows: int, blocks: int, s: StageLayout = s, passed: str = passed) -> list[str]:
             return [
@@ -65,10 +68,7 @@ def _addresses(layout: LayerLayout, s: StageLayout) -> dict[str, str]:
 def equations(layout: LayerLayout, s: StageLayout) -> str:
     """`equations_i(t, lengths, row, rows, block, blocks, ...)`: pre-activations become gates and state."""
     stage, sources = s.stage, Gates(layout)
-
-    def unit(name: str) -> str:
-        return row_of(layout, name)
-
+    unit = partial(row_of, layout)
     live = [f"{gate} = load(gate_at + {index * s.gate_bytes}, {s.row_bytes})" for index, gate in enumerate(stage.gates)]
     live += [f"{n} = load({sources.read(n) if n in sources.owners else f'{n}_old + {unit(n)}'})" for n in stage.reads]
     live += [f"{n}_ = load({n} + unit_at, 0)" for n in stage.diagonals]

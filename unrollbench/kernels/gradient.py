@@ -11,7 +11,9 @@ from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.source import (
     Gates,
     array,
+    assigned,
     barrier,
+    begin,
     field,
     following_weights,
     function,
@@ -26,12 +28,10 @@ from unrollbench.kernels.source import (
 
 def step(layout: LayerLayout) -> str:
     """`step(f, t, s)`: gate buffers of step t become gradients of pre-activations, d_ buffers those of step t - 1."""
-    lines = [f"if t >= {field(layout, 'limit')}:", "    return", f"lengths = {field(layout, 'lengths')}"]
+    lines = begin(layout)
     for s in reversed(layout.stages):
-        arguments = _addresses(layout, s)
-        lines += [f"{name}_{s.index} = {value}" for name, value in arguments.items()]
-        passed = ", ".join(f"{name}_{s.index}" for name in arguments)
-        lines += [f"row, rows, block, blocks = {', '.join(share(layout, s))}"]
+        named, passed = assigned(s, _addresses(layout, s))
+        lines += [*named, f"row, rows, block, blocks = {', '.join(share(layout, s))}"]
         lines += [f"gradients_{s.index}(t, lengths, row, rows, block, blocks, {passed})", *barrier(layout)]
         lines += [*_product(layout, s), *barrier(layout)]
     return function("step", "f, t, s", lines)

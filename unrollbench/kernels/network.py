@@ -8,28 +8,15 @@ from typing import Any
 from numba import njit
 
 from unrollbench import cells
-from unrollbench.cells import LayerSpec
 from unrollbench.kernels import cpu, source, specialize, swap, threads, words
 from unrollbench.kernels.build import Kernel, Phases
 from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.products import OPTIONS
+from unrollbench.kernels.spec import NetworkSpec
 from unrollbench.schedule import Schedule
 
 ROWS_PER_THREAD = 4
 """From this many batch rows per thread on, threads split rows and need no barrier; below, they split units."""
-
-
-@dataclass(frozen=True)
-class NetworkSpec:
-    """What a network is compiled for, beside its schedule."""
-
-    layers: tuple[LayerSpec, ...]
-    dtype: str
-    batch_size: int
-    train: bool
-    time_major: bool
-    swap_memory: bool
-    threads: int
 
 
 @dataclass(frozen=True)

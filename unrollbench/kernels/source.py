@@ -61,6 +61,17 @@ def gates(layout: LayerLayout, s: StageLayout) -> str:
     return field(layout, f"gates_{s.index}") + slot(layout, layout.gate_slots, s.row_bytes)
 
 
+def begin(layout: LayerLayout) -> list[str]:
+    """A step's first lines: nothing is computed past the longest length."""
+    return [f"if t >= {field(layout, 'limit')}:", "    return", f"lengths = {field(layout, 'lengths')}"]
+
+
+def assigned(s: StageLayout, addresses: dict[str, str]) -> tuple[list[str], str]:
+    """Lines that compute a stage's addresses once per step, and the names to pass them on by."""
+    names = {name: f"{name}_{s.index}" for name in addresses}
+    return [f"{names[name]} = {value}" for name, value in addresses.items()], ", ".join(names.values())
+
+
 def tiles(
     layout: LayerLayout, prefix: str, index: int, groups: Partition, body: Callable[[int, int], list[str]]
 ) -> list[str]:
@@ -138,9 +149,8 @@ def rows_at_once(layout: LayerLayout) -> int:
     sizes = (layout.rows.big, layout.rows.big - 1)
 
     def cycles(at_once: int) -> int:
-        cost = LIVE_CYCLES
         return sum(
-            n * (size // at_once * cost[at_once] + size % at_once * cost[1])
+            n * (size // at_once * LIVE_CYCLES[at_once] + size % at_once * LIVE_CYCLES[1])
             for n, size in zip(tiles, sizes, strict=True)
         )
 

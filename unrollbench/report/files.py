@@ -32,7 +32,7 @@ def _replace(path: Path, text: str) -> None:
         beside.chmod(0o666 & ~_umask())
         beside.replace(path)
     except BaseException:
-        beside.unlink()
+        beside.unlink(missing_ok=True)  # a second error would stand before the first
         raise
 
 

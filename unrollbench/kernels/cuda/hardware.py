@@ -17,21 +17,19 @@ from numba.cuda.cudadrv.driver import CudaAPIError
 from numba.cuda.cudadrv.driver import driver as numba_driver
 
 from unrollbench.kernels.build import Phases
-from unrollbench.kernels.cuda import jit
 from unrollbench.kernels.cuda.device import DeviceLimitError, Host, KernelSize, Launch
 from unrollbench.kernels.cuda.graph import CapturedGraph, checked
+from unrollbench.kernels.cuda.jit import Jit
 from unrollbench.kernels.cuda.tiling import STATIC_LIMIT_BYTES, Limits
 
 MAX_DYNAMIC_SHARED = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
 
-class CudaDevice:
+class CudaDevice(Jit):
     """The current device: its first one, unless CUDA_VISIBLE_DEVICES says another.
 
     Raises numba-cuda's CudaSupportError where there is no driver, and CudaAPIError where it finds no device.
     """
-
-    simulated = False
 
     def __init__(self) -> None:
         self._device = device = cuda.get_current_device()
@@ -45,15 +43,6 @@ class CudaDevice:
         self.limits = Limits(int(device.MULTIPROCESSOR_COUNT), shared)
 
     # ------------------------------------------------------------ compiling
-
-    def scope(self, dtype: str) -> dict[str, Any]:
-        return jit.scope(dtype)
-
-    def device_function(self, function: Callable[..., Any], inline: bool) -> Any:
-        return jit.device_function(function, inline)
-
-    def signature(self, dtype: str, arguments: str) -> Any:
-        return jit.signature(dtype, arguments)
 
     def kernel(self, function: Callable[..., Any], signature: Any) -> Any:
         # Not linked at link time, so that what runs is what `ptx` compiles and the tests read.

@@ -15,21 +15,25 @@ INTEGERS = frozenset(("f", "lengths"))
 """Arguments that are arrays of int64; all others are int64."""
 
 
-def scope(dtype: str) -> dict[str, Any]:
-    """What generated text may use.
+class Jit:
+    """The part of `device.Compiler` that needs no architecture."""
 
-    `at` casts an index to unsigned: a signed one costs three instructions per access, in case it counts from the end.
-    """
-    return {"cuda": cuda, "at": types.uint64, "ZERO": np.dtype(dtype).type(0), "DTYPE": getattr(types, dtype)}
+    simulated = False
 
+    def scope(self, dtype: str) -> dict[str, Any]:
+        """What generated text may use.
 
-def device_function(function: Callable[..., Any], inline: bool) -> Any:
-    """A device function, compiled where it is used. No fast-math: NaN and infinities are what they are on the CPU."""
-    return cuda.jit(device=True, forceinline=inline, fastmath=False)(function)
+        `at` casts an index to unsigned: a signed one costs three instructions per access, in case it counts from the
+        end.
+        """
+        return {"cuda": cuda, "at": types.uint64, "ZERO": np.dtype(dtype).type(0), "DTYPE": getattr(types, dtype)}
 
+    def device_function(self, function: Callable[..., Any], inline: bool) -> Any:
+        """A device function, compiled where it is used. No fast-math: NaN and infinities are as on the CPU."""
+        return cuda.jit(device=True, forceinline=inline, fastmath=False)(function)
 
-def signature(dtype: str, arguments: str) -> Any:
-    """A kernel's signature: flat contiguous arrays and int64."""
-    kinds = {True: types.Array(getattr(types, dtype), 1, "C"), False: types.Array(types.int64, 1, "C")}
-    names = arguments.split(", ")
-    return types.void(*(kinds[name in FLOATING] if name in FLOATING | INTEGERS else types.int64 for name in names))
+    def signature(self, dtype: str, arguments: str) -> Any:
+        """A kernel's signature: flat contiguous arrays and int64."""
+        kinds = {True: types.Array(getattr(types, dtype), 1, "C"), False: types.Array(types.int64, 1, "C")}
+        names = arguments.split(", ")
+        return types.void(*(kinds[name in FLOATING] if name in FLOATING | INTEGERS else types.int64 for name in names))

@@ -10,7 +10,6 @@ from typing import Any
 
 from unrollbench import cells
 from unrollbench.case import Case
-from unrollbench.cells import LayerSpec
 from unrollbench.kernels.cuda import edges, equations, forward, gradient, products, specialize, tile
 from unrollbench.kernels.cuda.device import Compiler, Launch
 from unrollbench.kernels.cuda.layout import LayerLayout, StageLayout, positions
@@ -27,22 +26,11 @@ from unrollbench.kernels.cuda.tiling import (
     tile_for,
 )
 from unrollbench.kernels.source import define
+from unrollbench.kernels.spec import NetworkSpec, spec_of
 from unrollbench.schedule import Schedule, of_case
 
 LARGEST_GRID_Y = 65535
 """Blocks along y that a launch may have."""
-
-
-@dataclass(frozen=True)
-class NetworkSpec:
-    """What a network is compiled for, beside its schedule."""
-
-    layers: tuple[LayerSpec, ...]
-    dtype: str
-    batch_size: int
-    train: bool
-    time_major: bool
-    swap_memory: bool
 
 
 @dataclass(frozen=True)
@@ -260,13 +248,6 @@ class Plan:
         t = self.product_tile("forward")
         blocks = max(1, min(ceil(rows / t.height) * ceil(columns / t.width), self.limits.blocks))
         return Launch((blocks, 1), self.block("forward").shape, t.scratch * self.layouts[0].itemsize)
-
-
-def spec_of(case: Case) -> NetworkSpec:
-    """What a case's network is compiled for."""
-    layers = tuple(LayerSpec(case.cell, case.cell_options, i, units) for i, units, _ in case.layer_shapes)
-    train, swap = case.mode == "train", bool(case.canonical().swap_memory)
-    return NetworkSpec(layers, case.dtype, case.batch_size, train, case.time_major, swap)
 
 
 def plan_of(case: Case, limits: Limits) -> Plan:

@@ -15,7 +15,7 @@ from numba import cuda
 from numba.cuda import dispatcher
 
 from unrollbench.case import Case
-from unrollbench.kernels.cuda import jit
+from unrollbench.kernels.cuda.jit import Jit
 from unrollbench.kernels.cuda.network import compile_plan, plan_of
 from unrollbench.kernels.cuda.tiling import Limits
 
@@ -38,23 +38,12 @@ class Assembled:
     local_bytes: int
 
 
-class Architecture:
+class Architecture(Jit):
     """A compiler for a compute capability; a kernel is its PTX text."""
-
-    simulated = False
 
     def __init__(self, capability: Capability) -> None:
         self.capability = capability
         self.limits = Limits(PROCESSORS[capability], SHARED_BYTES[capability])
-
-    def scope(self, dtype: str) -> dict[str, Any]:
-        return jit.scope(dtype)
-
-    def device_function(self, function: Callable[..., Any], inline: bool) -> Any:
-        return jit.device_function(function, inline)
-
-    def signature(self, dtype: str, arguments: str) -> Any:
-        return jit.signature(dtype, arguments)
 
     def kernel(self, function: Callable[..., Any], signature: Any) -> str:
         with _as_if_on(self.capability):
