@@ -18,6 +18,9 @@ class Log:
     def pinned(self, elements: int, dtype: str) -> Any:
         return np.zeros(elements, dtype)
 
+    def release(self) -> None:
+        self.events.append(("release", None))
+
     def computed(self) -> Any:
         return self._note("computed", len([e for e in self.events if e[0] == "compute"]))
 
@@ -43,6 +46,7 @@ class Log:
 def run(count: int) -> tuple[Log, Windows]:
     log = Log()
     windows = Windows(log, 100, 10, count, "float32")  # type: ignore[arg-type]
+    log.events.clear()
     windows.begin(None, count)
     for number in range(count):
         windows.place_is_free(number)

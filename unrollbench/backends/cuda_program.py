@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from unrollbench import graph
 from unrollbench.backends import Listing, Memory
+from unrollbench.backends.cuda_listing import listing
 from unrollbench.kernels.build import Phases
-from unrollbench.kernels.cuda.device import Device, Recording
+from unrollbench.kernels.cuda.device import Device
 from unrollbench.kernels.cuda.driver import Driver
+from unrollbench.kernels.cuda.loop import last_slot
 from unrollbench.kernels.cuda.matmul import Products
 from unrollbench.kernels.cuda.memory import Allocator, Limit
 from unrollbench.kernels.cuda.network import Network, Plan, compile_plan
+from unrollbench.kernels.cuda.passes import Pass
 from unrollbench.kernels.cuda.storage import Storage
 from unrollbench.kernels.cuda.swap import Windows
 from unrollbench.kernels.spec import NetworkSpec
@@ -25,10 +27,15 @@ MakeProducts = Callable[[Device, Network, Allocator], Products]
 
 
 class NetworkProgram:
-    """A compiled stack of layers with its memory on the device, for inputs of `steps` time steps.
+    """A compiled stack of layers with its memory on the device, laid out at first for inputs of `steps` time steps.
 
-    Inputs are (T,B,I) if time_major, else (B,T,I). Results are new arrays that the caller owns. Nothing runs before
-    `ready`, which records a static program for the lengths that were set.
+    Inputs are (T,B,I) if time_major, else (B,T,I). T may change from call to call unless the program is static: nothing
+    is compiled again, the device's memory is laid out anew, and allocated anew where it has to grow. Results are new
+    arrays that the caller owns.
+
+    A static program is a captured graph for given lengths. It is recorded by `ready`, and by `forward` and `backward`
+    when the longest length is another than at their last recording; weights, inputs, state and the rows' own lengths
+    may change without.
     """
 
     def __init__(
@@ -36,7 +43,7 @@ class NetworkProgram:
     ) -> None:
         self._phases = Phases()
         self.build_phases_s: Mapping[str, float] = self._phases.seconds
-        self.device, self.spec, self.schedule, self.steps = device, spec, schedule, steps
+        self.device, self.spec, self.schedule = device, spec, schedule
         with self._phases.measure("schedule"):
             plan = Plan(spec, schedule, steps, device.limits)
         with self._phases.measure("compile"):
@@ -46,14 +53,16 @@ class NetworkProgram:
         self.allocator = Allocator(device, limit, spec.dtype)
         try:
             with self._phases.measure("allocate"):
-                self.storage = Storage(self.network, device, self.allocator, steps)
-                self.windows = self._windows() if spec.swap_memory else None
-                self.products = products(device, self.network, self.allocator)
-                self.driver = Driver(self.storage, self.products, self.windows)
+                self._allocate(steps, products)
         except MemoryError:
             self.allocator.close()
             raise
-        self.recording: Recording | None = None
+        records = schedule.execution == "static"
+        # The benchmark's run is one recording; the two passes of the rnn face are started one by one.
+        self._whole = Pass(device, self._phases, self._issue, records)
+        self._forward = Pass(device, self._phases, self._issue_forward, records)
+        self._backward = Pass(device, self._phases, self._issue_backward, records)
+        self._spent = False
 
     def _prepare(self) -> None:
         plan = self.network.plan
@@ -61,11 +70,35 @@ class NetworkProgram:
             self.device.prepare(kernel, plan.launch(name), name.startswith("loop_"))
         self.device.prepare(self.network.product, plan.product_launch(1, 1), False)
 
-    def _windows(self) -> Windows:
-        storage = self.storage
-        count = -(-self.steps // self.schedule.window)
-        first = storage.data.elements
-        return Windows(self.device, first, storage.window_elements, count, self.spec.dtype)
+    def _allocate(self, steps: int, products: MakeProducts) -> None:
+        # What depends on T comes last, so that it can grow into what is left of a pool.
+        self.products = products(self.device, self.network, self.allocator)
+        try:
+            self.storage = Storage(self.network, self.device, self.allocator, steps)
+            self.windows = (
+                Windows(self.device, *self._windows(steps), self.spec.dtype) if self.spec.swap_memory else None
+            )
+        except MemoryError:
+            self.products.close()
+            raise
+        self.driver = Driver(self.storage, self.products, self.windows)
+        self.steps: int | None = steps
+
+    def _windows(self, steps: int) -> tuple[int, int, int]:
+        """Of the windows that are swapped: the first's first element, the elements of one, how many there are."""
+        return self.storage.data.elements, self.storage.window_elements, -(-steps // self.schedule.window)
+
+    def _resize(self, steps: int) -> None:
+        """There is room for T = steps, or MemoryError is raised and there is room for nothing until the next call."""
+        if steps == self.steps:
+            return
+        self.steps = None
+        if self.windows is not None:
+            self.windows.let_go()
+        self.storage.resize(steps)
+        if self.windows is not None:
+            self.windows.resize(*self._windows(steps))
+        self.steps = steps
 
     # ------------------------------------------------------------ what to compute with
 
@@ -77,11 +110,21 @@ class NetworkProgram:
     def set_inputs(
         self, inputs: Array, lengths: npt.NDArray[np.int64] | None, initial_state: Sequence[State] | None
     ) -> None:
-        """Copies inputs, lengths and state to the device. Raises ValueError where a length is not in 0..T."""
+        """Copies inputs, lengths and state to the device, which is laid out for the inputs' T.
+
+        Raises ValueError where T is not what a static program was built for, or a length is not in 0..T; MemoryError
+        where the device has no room for that T: it can still be called with another one.
+        """
+        steps, built_for = inputs.shape[0 if self.spec.time_major else 1], self.schedule.max_time
+        if built_for is not None and steps != built_for:
+            raise ValueError(f"inputs: {steps} time steps, but this static program was built for {built_for}")
         if lengths is None:
-            lengths = np.full(self.spec.batch_size, self.steps, np.int64)
-        if not 0 <= lengths.min() <= lengths.max() <= self.steps:
-            raise ValueError(f"lengths: {lengths.min()} to {lengths.max()}, expected 0 to {self.steps}")
+            lengths = np.full(self.spec.batch_size, steps, np.int64)
+        if not 0 <= lengths.min() <= lengths.max() <= steps:
+            raise ValueError(
+                f"lengths: {lengths.min()} to {lengths.max()}, expected 0 to {steps}, the time steps of inputs"
+            )
+        self._resize(steps)
         self.lengths, self.limit = lengths, int(lengths.max())
         self.storage.set_lengths(lengths)
         self.storage.put(0, "x" if self.spec.time_major else "batch_x", inputs)
@@ -95,22 +138,45 @@ class NetworkProgram:
     # ------------------------------------------------------------ running
 
     def ready(self) -> None:
-        """A static program is recorded for the lengths that were set; the others need nothing."""
-        if self.schedule.execution == "static":
-            self.recording = self.device.record(self._issue, self._phases)
+        """A static program's run is recorded for the lengths that were set; the others need nothing."""
+        self._whole.ready(self.limit)
 
     def _issue(self) -> None:
         """Starts a forward and, in training, a backward pass."""
-        self.driver.forward(self.steps, self.limit)
+        self._issue_forward()
         if self.spec.train:
-            self.driver.backward(self.steps, self.limit)
+            self._issue_backward()
+
+    def _issue_forward(self) -> None:
+        self.driver.forward(self.storage.steps, self.limit)
+
+    def _issue_backward(self) -> None:
+        self.driver.backward(self.storage.steps, self.limit)
 
     def run(self) -> None:
         """Starts one run."""
-        if self.recording is not None:
-            self.recording.replay()
-        else:
-            self._issue()
+        self._whole.start()
+
+    # ------------------------------------------------------------ the rnn face's view
+
+    def forward(
+        self, inputs: Array, lengths: npt.NDArray[np.int64] | None, initial_state: Sequence[State] | None
+    ) -> tuple[Array, tuple[State, ...]]:
+        """(outputs, final state per layer) of the inputs."""
+        self.set_inputs(inputs, lengths, initial_state)
+        self._forward.ready(self.limit)
+        self._forward.start()
+        self._spent = False
+        return self.outputs(), self.final_state()
+
+    def backward(self, d_outputs: Array | None, d_state: Sequence[State] | None) -> Gradients:
+        """Gradients of the last `forward`, also again for other cotangents (that runs `forward` again)."""
+        self.set_cotangents(d_outputs, d_state)
+        if self._backward.ready(self.limit) or self._spent:  # it has run: gradients are where activations were saved
+            self._forward.start()
+        self._backward.start()
+        self._spent = True
+        return self.gradients()
 
     # ------------------------------------------------------------ results
 
@@ -131,22 +197,9 @@ class NetworkProgram:
             return self.storage.get(layer, f"final_{name}")
         found = self.storage.get(layer, name)
         rows = np.arange(self.spec.batch_size)
-        last = {"time": self.lengths, "window": np.full_like(self.lengths, self._last_slot), "single": 0 * rows}
+        last = {"time": self.lengths, "window": np.full_like(self.lengths, last_slot(self.schedule, self.limit)), "single": 0 * rows}
         state: Array = found[last[slots], rows]
         return state
-
-    @property
-    def _last_slot(self) -> int:
-        """The slot of the last window's last state, 0 if there was no step."""
-        if self.schedule.execution == "stepwise":
-            return self.limit % 2
-        window, rest = self.schedule.window, self.limit
-        if self.schedule.unroll > window:  # bodies of several windows, then windows
-            bodies = self.limit // self.schedule.unroll
-            rest = self.limit - bodies * self.schedule.unroll
-            if bodies and not rest:
-                rest = self.schedule.unroll
-        return (rest - 1) % window + 1 if rest else 0
 
     def gradients(self) -> Gradients:
         """Gradients after a training run, copies in TensorFlow's layouts."""
@@ -168,37 +221,9 @@ class NetworkProgram:
 
     def listing(self) -> Listing:
         """The host's driver and the kernels as text, and what the compiler and the driver say of the kernels."""
-        drawn = graph.draw(self.schedule)
-        # The graph's own count where there is one; a loop's nodes are those that it would have in TensorFlow 1.
-        nodes = drawn.nodes_count if self.recording is None else self.recording.nodes
-        kernels = {name: self.device.kernel_size(kernel) for name, kernel in self.network.kernels.items()}
-        texts = [*self.driver.texts.values(), *self.network.texts.values()]
-        plan = self.network.plan
-        shared = max(plan.launch(name).shared_bytes + (k.static_shared_bytes or 0) for name, k in kernels.items())
-        return Listing(
-            "\n".join([*self._remarks(), *texts]),
-            nodes,
-            graph_dot=drawn.dot(),
-            ptx_bytes=_of(sum, [k.ptx_bytes for k in kernels.values()]),
-            cubin_bytes=_of(sum, [k.cubin_bytes for k in kernels.values()]),
-            registers=_of(max, [k.registers for k in kernels.values()]),
-            local_bytes=_of(max, [k.local_bytes for k in kernels.values()]),
-            shared_bytes=shared,
-        )
-
-    def _remarks(self) -> Iterator[str]:
-        """What the texts do not show."""
-        yield f"# device: {self.device.name}"
-        yield f"# large products: {self.products.name}"
-        if self.schedule.execution == "static":
-            how = "launched in order, not captured" if self.device.simulated else "nodes of one CUDA graph"
-            yield f"# static: {self.recording.nodes if self.recording else 0} kernels {how}"
-        plan = self.network.plan
-        for direction in ("forward", "backward") if self.spec.train else ("forward",):
-            for layout, s, _, _ in plan.products(direction) if self.schedule.execution == "dynamic" else ():
-                stays = (direction, layout.index, s.index) in plan.residents.places
-                where = "in shared memory" if stays else "read from memory at every step: there is no room for them"
-                yield f"# {direction}: recurrent weights of layer {layout.index}, stage {s.index}: {where}"
+        found = [a.nodes for a in (self._whole, self._forward, self._backward) if a.nodes is not None]
+        recorded = sum(found) if found else None
+        return listing(self.network, self.device, self.driver.texts, self.products.name, recorded)
 
     def memory(self) -> Memory:
         """The storage's account, the allocator's and the driver's."""
@@ -224,14 +249,8 @@ class NetworkProgram:
     def close(self) -> None:
         """Gives the device's memory back; the program cannot run afterwards."""
         self.device.synchronize()
-        if self.recording is not None:
-            self.recording.close()
+        for each in (self._whole, self._forward, self._backward):
+            each.close()
         self.products.close()
-        del self.driver, self.storage, self.windows, self.products, self.recording
+        del self.driver, self.storage, self.windows, self.products
         self.allocator.close()
-
-
-def _of(how: Callable[[Iterable[int]], int], values: Sequence[int | None]) -> int | None:
-    """The sum or largest of values, None if one of them is not known."""
-    known = [value for value in values if value is not None]
-    return how(known) if len(known) == len(values) else None

@@ -7,5 +7,5 @@ edges     what surrounds a pass: state, transposes, zeros  specialize  the drive
 network   all of it compiled for a device                  ptx       all of it compiled for an architecture, no GPU
 device    what the driver is asked for                     hardware, simulator  the two that answer
 memory    the allocator                                    swap      saved activations in pinned host memory
-matmul    products by cuBLAS, or by `products`
+matmul    products by cuBLAS, or by `products`             passes    what is started, or recorded and replayed
 """

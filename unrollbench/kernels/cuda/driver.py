@@ -50,11 +50,12 @@ class Driver:
         return scope
 
     def _kernel(self, name: str) -> Callable[..., None]:
-        arrays = (self._storage.m, self._storage.w, self._storage.f, self._storage.lengths)
+        storage = self._storage
         launch = self._device.bind(self._network.kernels[name], self._network.plan.launch(name))
 
         def start(t: int, s: int = 0, n: int = 0, base: int = 0, count: int = 0) -> None:
-            launch(*arrays, t, s, n, base, count)
+            # Not bound once: another T may have its activations in another array.
+            launch(storage.m, storage.w, storage.f, storage.lengths, t, s, n, base, count)
 
         return start
 

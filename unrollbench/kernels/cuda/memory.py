@@ -27,13 +27,24 @@ class Limit:
         return self.value
 
 
+@dataclass(frozen=True)
+class Taken:
+    """An array that was given out, and its bytes. first, end: its elements of the pool; end is 0 where it has none."""
+
+    array: Any
+    size: int
+    first: int = 0
+    end: int = 0
+
+
 class Allocator:
     """Arrays on a device, accounted for in bytes: `now` and `peak`. Raises MemoryError before the limit is passed."""
 
     def __init__(self, device: Device, limit: Limit, dtype: str) -> None:
         self.device, self.limit_bytes = device, limit.in_bytes(device)
         self.now = self.peak = 0
-        self._taken: list[Any] = []
+        self._taken: list[Taken] = []
+        self._freed = False
         self._pool: Any = None
         self._itemsize = np.dtype(dtype).itemsize
         if not limit.allow_growth:
@@ -43,7 +54,7 @@ class Allocator:
         # A sixteenth of what is free stays with the driver, for code and for its own allocations.
         wanted = self.limit_bytes if self.limit_bytes is not None else self.device.free_bytes() * 15 // 16
         elements = wanted // self._itemsize
-        self._pool, self._pool_dtype, self._pool_end = self.device.allocate(elements, dtype), dtype, 0
+        self._pool, self._pool_dtype = self.device.allocate(elements, dtype), dtype
         self._pool_elements = elements
         self._account(elements * self._itemsize)
 
@@ -62,22 +73,40 @@ class Allocator:
                 f"device_memory_limit = {self.limit_bytes} bytes: {self.now} are in use and {size} more are wanted "
                 f"for {what}"
             )
+        if self._freed:  # the device itself has to have back what is counted as free here
+            self.device.release()
+            self._freed = False
         array = self.device.allocate(max(elements, 1), dtype)
-        self._taken.append(array)
+        self._taken.append(Taken(array, size))
         self._account(size)
         return array
 
     def _from_pool(self, elements: int, size: int, what: str) -> Any:
-        step = 256 // self._itemsize
-        end = self._pool_end + -(-max(elements, 1) // step) * step
-        if end > self._pool_elements:
+        """The first part of the pool that nobody has and that is large enough."""
+        step, first = 256 // self._itemsize, 0
+        wanted = -(-max(elements, 1) // step) * step
+        within = sorted((taken.first, taken.end) for taken in self._taken if taken.end)
+        for start, end in [*within, (self._pool_elements, self._pool_elements)]:
+            if first + wanted <= start:
+                break
+            first = end
+        else:
+            used = sum(end - start for start, end in within)
             raise MemoryError(
                 f"allow_growth = False took {self._pool_elements * self._itemsize} bytes at build: "
-                f"{self._pool_end * self._itemsize} are in use and {size} more are wanted for {what}"
+                f"{used * self._itemsize} are in use and {size} more are wanted for {what}"
             )
-        array = self._pool[self._pool_end : self._pool_end + max(elements, 1)]
-        self._pool_end = end
+        array = self._pool[first : first + max(elements, 1)]
+        self._taken.append(Taken(array, size, first, first + wanted))
         return array
+
+    def free(self, array: Any) -> None:
+        """An array's room can be given out again, once the caller has let go of it too."""
+        (place,) = (place for place, taken in enumerate(self._taken) if taken.array is array)
+        taken = self._taken.pop(place)
+        if not taken.end:
+            self.now -= taken.size
+        self._freed = True
 
     def close(self) -> None:
         """Gives everything back, as soon as those who asked for it have let go of it."""

@@ -30,29 +30,70 @@ USERS = ("x", "batch_", "d_x", "d_out", "initial_", "given_", "final_")
 
 
 class Storage:
-    """The arrays of one program for T = steps. Every array is allocated here, once, and given back by the allocator."""
+    """The arrays of one program. What depends on T is laid out by `resize`, and allocated anew where it has to grow.
+
+    steps: the T that they are laid out for, None after a `resize` that found no room. Every array is given back by the
+    allocator.
+    """
 
     def __init__(self, network: Network, device: Device, allocator: Allocator, steps: int) -> None:
-        self.network, self.device, self.steps = network, device, steps
+        self.network, self.device, self._allocator = network, device, allocator
         plan = network.plan
         self._dtype, layouts = plan.spec.dtype, plan.layouts
-        window = min(plan.schedule.window, max(steps, 1))
         self.weights = weight_region(layouts)
-        self.data = data_region(layouts, steps, window, plan.spec.time_major)
-        self.window = window_region(layouts, window, self.data.elements)
-        self.window_elements = self.window.elements - self.data.elements
-        places = PLACES if plan.spec.swap_memory else 1
         self.w = allocator.allocate(self.weights.elements, self._dtype, "weights")
-        elements = self.data.elements + places * self.window_elements
-        self.m = allocator.allocate(elements, self._dtype, "activations and inputs")
-        summed = window if plan.spec.swap_memory else max(steps, 1)  # time steps whose rows are added up at once
-        rows = summed * plan.spec.batch_size if plan.spec.train else 0
-        self.ones = allocator.allocate(rows, self._dtype, "a row of ones")
         self._positions = positions(layouts)
         self.f = allocator.allocate(LIMIT + 1 + len(self._positions), "int64", "fields")
         self.lengths = allocator.allocate(plan.spec.batch_size, "int64", "lengths")
-        device.upload(self.ones, 0, np.ones(rows, self._dtype))
+        self.m = self.ones = None
+        self._give_back()
+        self.resize(steps)
         self.set_lengths(np.full(plan.spec.batch_size, steps, np.int64))
+
+    def resize(self, steps: int) -> None:
+        """There is room for T = steps. Weights stay as they are; what `m` held is lost.
+
+        Raises MemoryError if there is no room: all that depends on T is given back, and another T may be asked for.
+        """
+        if steps == self.steps:
+            return
+        plan = self.network.plan
+        window = min(plan.window, max(steps, 1))
+        data = data_region(plan.layouts, steps, window, plan.spec.time_major)
+        windows = window_region(plan.layouts, window, data.elements)
+        of_one = windows.elements - data.elements
+        summed = window if plan.spec.swap_memory else max(steps, 1)  # time steps whose rows are added up at once
+        rows = summed * plan.spec.batch_size if plan.spec.train else 0
+        self._reserve(data.elements + self._places * of_one, rows)
+        self.data, self.window, self.window_elements, self.steps = data, windows, of_one, steps
+
+    def _reserve(self, elements: int, rows: int) -> None:
+        """`m` has room for that many elements, and there are ones for as many rows."""
+        if self.m is not None and elements <= self._room[0] and rows <= self._room[1]:
+            return
+        self._give_back()  # before there is anything new, so that both are never there at once
+        try:
+            self.m = self._allocator.allocate(elements, self._dtype, "activations and inputs")
+            self.ones = self._allocator.allocate(rows, self._dtype, "a row of ones")
+        except MemoryError:
+            self._give_back()
+            raise
+        self._room = elements, rows
+        self.device.upload(self.ones, 0, np.ones(rows, self._dtype))
+
+    def _give_back(self) -> None:
+        if self.m is not None:
+            self._allocator.free(self.m)
+        if self.ones is not None:
+            self._allocator.free(self.ones)
+        self.m = self.ones = self.steps = None
+        self.data = self.window = Region({}, 0)
+        self.window_elements = 0
+
+    @property
+    def _places(self) -> int:
+        """How many windows have a place at a time."""
+        return PLACES if self.network.plan.spec.swap_memory else 1
 
     def _place(self, layer: int, name: str) -> tuple[Any, int, tuple[int, ...]]:
         """(array, first element, shape) of a field."""
@@ -111,18 +152,16 @@ class Storage:
     @property
     def saved_bytes(self) -> int:
         """Activations that the backward pass reads, on the device; 0 in forward mode."""
-        places = PLACES if self.network.plan.spec.swap_memory else 1
-        return self._bytes(self.data, self._is_saved) + places * self._bytes(self.window, self._is_saved)
+        return self._bytes(self.data, self._is_saved) + self._places * self._bytes(self.window, self._is_saved)
 
     @property
     def workspace_bytes(self) -> int:
         """Scratch that every run needs: neither saved nor the user's, whose are inputs, outputs and cotangents."""
-        places = PLACES if self.network.plan.spec.swap_memory else 1
 
         def scratch(key: tuple[int, str]) -> bool:
             return not self._is_saved(key) and not key[1].startswith(USERS)
 
-        return self._bytes(self.data, scratch) + places * self._bytes(self.window, scratch)
+        return self._bytes(self.data, scratch) + self._places * self._bytes(self.window, scratch)
 
     def _is_saved(self, key: tuple[int, str]) -> bool:
         layout = self.network.plan.layouts[key[0]]

@@ -23,12 +23,27 @@ class Windows:
     """The places of windows in `m` and their copies on the host; `elements` of one window, `first` is the first's."""
 
     def __init__(self, device: Device, first: int, elements: int, windows: int, dtype: str) -> None:
-        self._device, self._first, self._elements = device, first, elements
-        self._host = device.pinned(max(windows - PLACES, 0) * elements, dtype).reshape(-1, max(elements, 1))
-        self._count = windows
+        self._device, self._dtype = device, dtype
+        self._room = self._host = device.pinned(0, dtype)
+        self._m: Any = None
         self._out: dict[int, Any] = {}
         self._in: dict[int, Any] = {}
         self._done: dict[int, Any] = {}
+        self.resize(first, elements, windows)
+
+    def resize(self, first: int, elements: int, windows: int) -> None:
+        """The host has room for so many windows, or MemoryError is raised and it has room for none."""
+        self._first, self._elements, self._count = first, elements, windows
+        wanted = max(windows - PLACES, 0) * elements
+        if wanted > self._room.size:
+            self._room = self._host = self._device.pinned(0, self._dtype)
+            self._device.release()  # before there is anything new, so that both are never there at once
+            self._room = self._device.pinned(wanted, self._dtype)
+        self._host = self._room[:wanted].reshape(-1, max(elements, 1))
+
+    def let_go(self) -> None:
+        """Nothing here refers to the device's array any more."""
+        self._m = None
 
     @property
     def host_bytes(self) -> int:
