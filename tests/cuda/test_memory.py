@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
+import numpy as np
 import pytest
 
 from tests.cuda.programs import check, small
@@ -52,6 +53,40 @@ def test_without_growth_the_limit_is_taken_at_once() -> None:
     assert allocator.now == 4096
     with pytest.raises(MemoryError, match=r"took 4096 bytes at build: 2048 are in use and 4096 more"):
         allocator.allocate(512, "float64", "a test")
+
+
+def test_what_is_freed_can_be_given_out_again_within_the_limit() -> None:
+    allocator = Allocator(SimulatedDevice(), Limit(100), "float32")
+    first = allocator.allocate(20, "float32", "a test")
+    allocator.free(first)
+    assert (allocator.now, allocator.peak) == (0, 80)
+    allocator.allocate(25, "float32", "a test")
+    assert (allocator.now, allocator.peak) == (100, 100)
+
+
+def test_a_pool_gives_out_what_was_freed_in_it_and_overlaps_nothing() -> None:
+    allocator = Allocator(SimulatedDevice(), Limit(4096, allow_growth=False), "float32")
+    first, second, third = (allocator.allocate(size, "float32", "a test") for size in (100, 300, 64))
+    allocator.free(second)
+    allocator.free(first)
+    wide = allocator.allocate(448, "float32", "a test")  # 100 and 300 elements, each up to a multiple of 64
+    third[:] = np.full(64, 3, np.float32)
+    wide[:] = np.full(448, 7, np.float32)
+    assert (third.copy_to_host() == 3).all()
+    with pytest.raises(MemoryError, match=r"2048 are in use and 2052 more are wanted for too much"):
+        allocator.allocate(513, "float32", "too much")
+    assert allocator.now == 4096
+
+
+def test_the_device_has_back_what_was_freed_before_it_is_asked_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, released = SimulatedDevice(), []
+    monkeypatch.setattr(device, "release", lambda: released.append(allocator.now))
+    allocator = Allocator(device, Limit(), "float32")
+    allocator.free(allocator.allocate(20, "float32", "a test"))
+    assert released == []
+    for _ in range(2):
+        allocator.allocate(10, "float32", "a test")
+    assert released == [0]
 
 
 def test_a_limit_below_the_peak_is_refused_and_the_peak_is_granted() -> None:
