@@ -1,4 +1,4 @@
-"""Which (layer, time step) runs when: pure data, the same for every device.
+"""Which (layer, time step) runs when: pure data.
 
     static     one window of all T steps      projections of a layer for all T, then its T steps, then the next layer
     dynamic    windows of parallel_iterations steps, one after the other; inside a window as static does
@@ -9,6 +9,9 @@ Inside a window the layers run as a wavefront that is one window deep: layer l s
     dynamic, 2 layers, T = 5, parallel_iterations = 2        time -->
     layer 0   0 1     2 3     4
     layer 1       0 1     2 3   4
+
+On a GPU, where what a step costs is above all a barrier of the grid, a dynamic program's layers work at the same time
+instead, so far apart that all of them are within one window: `kernels/cuda/wavefront.py` has that order.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ class Schedule:
             yield start, min(start + self.window, steps)
 
     def order(self, steps: int) -> Iterator[tuple[int, int]]:
-        """(layer, t) in the order in which the forward pass runs them; the backward pass runs the reverse."""
+        """(layer, t) in the order in which a processor's forward pass runs them; the backward pass runs the reverse."""
         for start, stop in self.windows(steps):
             for layer in range(self.num_layers):
                 for t in range(start, stop):

@@ -19,6 +19,9 @@ from unrollbench.kernels.cuda.device import Launch
 from unrollbench.kernels.cuda.simulator import SimulatedDevice
 from unrollbench.kernels.cuda.tiling import Limits
 
+LOST_S = 60
+"""After so long a barrier is given up: some thread has left without it."""
+
 
 class RaceError(AssertionError):
     """Two threads touched an element, one of them wrote it, and no barrier lay between."""
@@ -143,21 +146,22 @@ class Grid:
         return SimpleNamespace(this_grid=lambda: SimpleNamespace(sync=self._sync_grid))
 
     def syncthreads(self) -> None:
-        self._barriers[self.now().block].wait()
+        self._barriers[self.now().block].wait(LOST_S)
         self.now().block_barriers += 1
 
     def _sync_grid(self) -> None:
-        self._all.wait()
+        self._all.wait(LOST_S)
         self.now().grid_barriers += 1
         self.now().block_barriers += 1
 
 
 class GridDevice(SimulatedDevice):
-    """A device whose kernels run on a `Grid`."""
+    """A device whose kernels run on a `Grid`. barriers: of the grid, that each launch passed."""
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
         self.grid = Grid()
+        self.barriers: list[int] = []
 
     def scope(self, dtype: str) -> dict[str, Any]:
         self._dtype = dtype
@@ -199,3 +203,7 @@ class GridDevice(SimulatedDevice):
             each.join()
         if self.grid.failure is not None:
             raise self.grid.failure
+        passed = {thread.grid_barriers for thread in threads}
+        if len(passed) > 1:
+            raise AssertionError(f"threads passed between {min(passed)} and {max(passed)} barriers of the grid")
+        self.barriers.append(passed.pop())

@@ -47,6 +47,10 @@ def test_no_kernel_of_a_cell_has_a_race(name: str, execution: str) -> None:
         {"unroll": 3, "parallel_iterations": 2, "time_major": False},
         {"swap_memory": True, "parallel_iterations": 1, "unroll": 1, "num_layers": 2},
         {"mode": "forward", "num_layers": 2, "parallel_iterations": 1, "unroll": 1},
+        {"mode": "forward", "num_layers": 3, "parallel_iterations": 3, "unroll": 2},
+        {"num_layers": 2, "num_units": (5, 3), "parallel_iterations": 5, "sequence_length": 5},
+        {"num_layers": 2, "parallel_iterations": 4, "sequence_length": 6, "unroll": 4},
+        {"swap_memory": True, "num_layers": 2, "parallel_iterations": 4, "sequence_length": 6, "unroll": 1},
     ],
     ids=str,
 )
@@ -120,13 +124,27 @@ def test_a_barrier_of_the_grid_orders_all() -> None:
     started(other_block)
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_a_loop_without_one_of_its_barriers_is_found_out(layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"num_layers": 1, "parallel_iterations": 2},
+        {"num_layers": 3, "parallel_iterations": 2},
+        {"num_layers": 2, "parallel_iterations": 2},
+        {"num_layers": 2, "parallel_iterations": 6, "unroll": 2, "sequence_length": 7},
+        {"num_layers": 3, "parallel_iterations": 6, "mode": "forward"},
+    ],
+    ids=str,
+)
+def test_a_loop_without_one_of_its_barriers_is_found_out(axes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each barrier in the loops' texts in turn is left out: the detector must see that it was needed."""
-    axes = {"num_units": 5, "sequence_length": 4, "parallel_iterations": 2, "unroll": 1, "num_layers": layers}
-    case, whole = small("gru", **axes), Plan.kernel_texts
+    case, whole = small("gru", **{"num_units": 5, "sequence_length": 4, "unroll": 1, **axes}), Plan.kernel_texts
     texts = plan_of(case, FOUR).kernel_texts()
-    barriers = [(name, n) for name in ("loop_forward", "loop_backward") for n in range(texts[name].count(BARRIER))]
+    barriers = [
+        (name, n)
+        for name in ("loop_forward", "loop_backward")
+        if name in texts
+        for n in range(texts[name].count(BARRIER))
+    ]
     unnoticed = []
     for name, left_out in barriers:
 

@@ -196,8 +196,8 @@ class NetworkProgram:
         if slots == "window" and self.spec.swap_memory:
             return self.storage.get(layer, f"final_{name}")
         found = self.storage.get(layer, name)
-        rows = np.arange(self.spec.batch_size)
-        last = {"time": self.lengths, "window": np.full_like(self.lengths, last_slot(self.schedule, self.limit)), "single": 0 * rows}
+        rows, last_step = np.arange(self.spec.batch_size), last_slot(self.schedule, self.limit)
+        last = {"time": self.lengths, "window": np.full_like(self.lengths, last_step), "single": 0 * rows}
         state: Array = found[last[slots], rows]
         return state
 

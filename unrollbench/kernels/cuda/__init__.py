@@ -3,7 +3,8 @@
 layout    where every array lies in device memory          tiling    blocks, tiles and shared memory
 equations a cell's equations as device functions           tile      one product of a tile, summed over lanes
 forward, gradient     one stage of one step                products  a matrix product by tiles, for whole windows
-edges     what surrounds a pass: state, transposes, zeros  specialize  the driver: straight line, loop or steps
+edges     what surrounds a pass: state, transposes, zeros  specialize  the host's driver: straight line, loop or steps
+loop, wavefront       the loop on the device
 network   all of it compiled for a device                  ptx       all of it compiled for an architecture, no GPU
 device    what the driver is asked for                     hardware, simulator  the two that answer
 memory    the allocator                                    swap      saved activations in pinned host memory

@@ -10,7 +10,7 @@ from typing import Any
 
 from unrollbench import cells
 from unrollbench.case import Case
-from unrollbench.kernels.cuda import edges, equations, forward, gradient, products, specialize, tile
+from unrollbench.kernels.cuda import edges, equations, forward, gradient, loop, products, specialize, tile
 from unrollbench.kernels.cuda.device import Compiler, Launch
 from unrollbench.kernels.cuda.layout import LayerLayout, StageLayout, positions
 from unrollbench.kernels.cuda.specialize import BACKWARD, FORWARD
@@ -71,6 +71,11 @@ class Plan:
     def places(self) -> tuple[Places, ...]:
         found = positions(self.layouts)
         return tuple(Places(layout, found) for layout in self.layouts)
+
+    @property
+    def window(self) -> int:
+        """Time steps that a window's arrays have slots for, if T is not less."""
+        return loop.slots(self.schedule, self.spec.swap_memory)
 
     def block(self, direction: str) -> Block:
         """The block of a direction's kernels."""
@@ -211,7 +216,7 @@ class Plan:
         if self.spec.swap_memory:
             texts["keep_state"] = edges.keep_state(self.places, block)
         if self.schedule.execution == "dynamic":
-            return texts | specialize.device(self.schedule, self.shape)
+            return texts | loop.device(self.schedule, self.shape)
         return texts | self._stage_texts(resident=False)
 
     def host_texts(self) -> dict[str, str]:

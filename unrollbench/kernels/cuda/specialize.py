@@ -1,9 +1,8 @@
-"""Schedule -> text of the driver: on the host a straight line or steps, on the device a loop.
+"""Schedule -> text of the driver on the host: a straight line, steps, or the launch of a loop that is on the device.
 
 static     `run_forward` has one launch per (layer, t, stage): captured, they are one CUDA graph
 stepwise   the same launches from a Python loop over t
-dynamic    one cooperative kernel per direction, whose while loop has `unroll` copies of the step in its body and a
-           barrier of the grid after each stage; the host launches it once, or window by window where memory is swapped
+dynamic    one cooperative kernel per direction (`loop`), launched once, or window by window where memory is swapped
 
 Names called on the host launch a kernel, or are a product of the library's (`project`, `d_inputs`, `d_weights`).
 """
@@ -14,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from unrollbench.kernels.cuda.layout import LayerLayout
-from unrollbench.kernels.cuda.text import ARGUMENTS
 from unrollbench.kernels.cuda.tile import indented
 from unrollbench.kernels.source import function
 from unrollbench.schedule import Schedule
@@ -43,9 +41,6 @@ class Shape:
         """Whether the layer has state that lives in windows."""
         layout = self.layouts[layer]
         return any(layout.arrays[name].slots == "window" for name in layout.cell.state)
-
-
-# ---------------------------------------------------------------- on the host
 
 
 def host(schedule: Schedule, shape: Shape) -> dict[str, str]:
@@ -148,120 +143,3 @@ def _swapping_backward(schedule: Schedule, shape: Shape) -> Iterator[str]:
     yield "if limit == 0:"
     yield from indented(f"d_weights_{layer}(0, 0, 1, 0, 0)" for layer in range(len(shape.layouts)))
     yield "d_diagonals()"
-
-
-# ---------------------------------------------------------------- on the device
-
-
-def device(schedule: Schedule, shape: Shape) -> dict[str, str]:
-    """The dynamic program's kernels by name; {} for the others."""
-    if schedule.execution != "dynamic":
-        return {}
-    texts = {FORWARD: _kernel(FORWARD, shape, "forward", _loop_forward(schedule, shape))}
-    if shape.train:
-        texts[BACKWARD] = _kernel(BACKWARD, shape, "backward", _loop_backward(schedule, shape))
-    return texts
-
-
-def _kernel(name: str, shape: Shape, direction: str, lines: Iterable[str]) -> str:
-    """The kernel's text: steps t to s of the window at `base`; no thread leaves before the last barrier."""
-    loads = [f"{call}(w, f)" for call in shape.residents.get(direction, ())]
-    return function(name, ARGUMENTS, ["grid = cuda.cg.this_grid()", *loads, "cuda.syncthreads()", *lines])
-
-
-def _call(name: str, t: str, s: str, n: str, count: str = "0", base: str = "base") -> str:
-    return f"{name}(m, w, f, lengths, {t}, {s}, {n}, {base}, {count})"
-
-
-def _project(shape: Shape, layer: int, start: str, steps: str) -> list[str]:
-    carry = [f"if last > 0:\n    {_call(f'carry_{layer}', '0', 'last', 'source')}"] if shape.carries(layer) else []
-    lines = [line for text in carry for line in text.split("\n")]
-    return [*lines, _call(f"project_{layer}", start, "0", "1", steps), "grid.sync()"]
-
-
-def _step(shape: Shape, layer: int, t: str, s: str, n: str) -> list[str]:
-    calls = (_call(f"forward_{layer}_{s_.index}", t, s, n) for s_ in shape.layouts[layer].stages)
-    return [line for call in calls for line in (call, "grid.sync()")]
-
-
-def _loop_forward(schedule: Schedule, shape: Shape) -> Iterator[str]:
-    window, unroll = schedule.window, schedule.unroll
-    yield "start, stop_all, source, last = t, s, n, count"
-    if unroll > window:
-        yield f"while start + {unroll} <= stop_all:"
-        for first, stop in Schedule("static", 1, None, window).windows(unroll):
-            for layer in range(schedule.num_layers):
-                yield from indented(_project(shape, layer, f"start + {first}", f"{stop - first}"))
-                for k in range(first, stop):
-                    yield from indented(_step(shape, layer, f"start + {k}", f"{k - first}", f"{k - first + 1}"))
-            yield f"    source, last = base, {stop - first}"
-        yield f"    start += {unroll}"
-        unroll = 1
-    yield "while start < stop_all:"
-    yield f"    stop = min(start + {window}, stop_all)"
-    for layer in range(schedule.num_layers):
-        yield from indented(_project(shape, layer, "start", "stop - start"))
-        yield "    now = start"
-        for copies, test in _copies(unroll, "now + {} <= stop", "now < stop"):
-            yield f"    while {test}:"
-            for k in range(copies):
-                yield from indented(
-                    _step(shape, layer, f"now + {k}", f"now + {k} - start", f"now + {k + 1} - start"), 2
-                )
-            yield f"        now += {copies}"
-    yield "    source, last = base, stop - start"
-    yield "    start = stop"
-
-
-def _copies(unroll: int, fits: str, remains: str) -> Iterator[tuple[int, str]]:
-    """A loop with `unroll` copies of the step in its body, and one for the remainder."""
-    if unroll > 1:
-        yield unroll, fits.format(unroll)
-    yield 1, remains
-
-
-def _back_step(shape: Shape, layer: int, t: str, s: str, n: str, later: str) -> list[str]:
-    stages = reversed(shape.layouts[layer].stages)
-    calls = (_call(f"backward_{layer}_{s_.index}", t, s, n, later) for s_ in stages)
-    return [line for call in calls for line in (call, "grid.sync()")]
-
-
-def _end_of_window(shape: Shape, layer: int, start: str, steps: str) -> list[str]:
-    """What the window's gradients still owe: the state before it, and the layer below, which waits for it.
-
-    Below the lowest layer nobody waits: what `finish` adds to is next touched by the same thread of the same tile.
-    """
-    finish = _call(f"finish_{layer}", start, "0", "1")
-    if layer == 0:
-        return [finish]
-    return [finish, _call(f"d_inputs_{layer}", start, "0", "1", steps), "grid.sync()"]
-
-
-def _loop_backward(schedule: Schedule, shape: Shape) -> Iterator[str]:
-    window, unroll = schedule.window, schedule.unroll
-    yield "start_all, stop = t, s"
-    if unroll > window:
-        # Windows of this body begin at `stop - unroll`, wherever that is: they are whole, and nothing outlives them.
-        yield f"while stop - {unroll} >= start_all:"
-        for first, end in reversed(list(Schedule("static", 1, None, window).windows(unroll))):
-            for layer in reversed(range(schedule.num_layers)):
-                start = f"stop - {unroll - first}"
-                for k in reversed(range(first, end)):
-                    t, slot = f"stop - {unroll - k}", k - first
-                    yield from indented(_back_step(shape, layer, t, f"{slot}", f"{slot + 1}", f"{end - 1 - k}"))
-                yield from indented(_end_of_window(shape, layer, start, f"{end - first}"))
-        yield f"    stop -= {unroll}"
-        unroll = 1
-    yield "while stop > start_all:"
-    yield f"    start = (stop - 1) // {window} * {window}"
-    for layer in reversed(range(schedule.num_layers)):
-        yield "    now = stop - 1"
-        for copies, test in _copies(unroll, "now - {} >= start - 1", "now >= start"):
-            yield f"    while {test}:"
-            for k in range(copies):
-                at = f"now - {k}"
-                step = _back_step(shape, layer, at, f"{at} - start", f"{at} - start + 1", f"stop - 1 - ({at})")
-                yield from indented(step, 2)
-            yield f"        now -= {copies}"
-        yield from indented(_end_of_window(shape, layer, "start", "stop - start"))
-    yield "    stop = start"

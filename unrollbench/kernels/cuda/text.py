@@ -60,3 +60,8 @@ class Places:
 def limit() -> str:
     """The longest length, past which no step is computed."""
     return f"f[{LIMIT}]"
+
+
+def call(name: str, t: str, s: str, n: str, count: str = "0", base: str = "base") -> str:
+    """A call of one of the functions, in a function or kernel that has the same arguments."""
+    return f"{name}(m, w, f, lengths, {t}, {s}, {n}, {base}, {count})"
