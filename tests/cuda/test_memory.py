@@ -79,9 +79,9 @@ def test_a_pool_gives_out_what_was_freed_in_it_and_overlaps_nothing() -> None:
 
 
 def test_the_device_has_back_what_was_freed_before_it_is_asked_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    device, released = SimulatedDevice(), []
-    monkeypatch.setattr(device, "release", lambda: released.append(allocator.now))
+    device, released = SimulatedDevice(), []  # type: SimulatedDevice, list[int]
     allocator = Allocator(device, Limit(), "float32")
+    monkeypatch.setattr(device, "release", lambda: released.append(allocator.now))
     allocator.free(allocator.allocate(20, "float32", "a test"))
     assert released == []
     for _ in range(2):

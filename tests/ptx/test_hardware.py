@@ -17,7 +17,7 @@ from numba.cuda.cudadrv.driver import CudaAPIError
 from numba.cuda.cudadrv.error import CudaSupportError
 from nvmath.bindings import cublas as nvmath_cublas
 
-from unrollbench import backends
+from unrollbench import backends, rnn
 from unrollbench.case import Case
 from unrollbench.errors import BackendUnavailable
 from unrollbench.kernels.build import Phases
@@ -40,6 +40,11 @@ def test_without_a_driver_the_backend_says_why(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(hardware, "CudaDevice", no_device)
     with pytest.raises(BackendUnavailable, match="driver library cannot be found; without a GPU"):
         backends.load("numba_cuda")
+    for batch_size in (2, 0):
+        cell = rnn.GRUCell(2)
+        with pytest.raises(BackendUnavailable, match="driver library cannot be found; without a GPU"):
+            rnn.compile(cell, batch_size=batch_size, input_size=3, device="cuda")
+        assert not cell.built
 
 
 # ---------------------------------------------------------------- cuBLAS

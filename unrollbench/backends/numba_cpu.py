@@ -13,13 +13,12 @@ import numpy.typing as npt
 from unrollbench import graph
 from unrollbench.backends import Listing, Memory
 from unrollbench.case import Case
-from unrollbench.cells import LayerSpec
 from unrollbench.kernels.buffers import Buffers
 from unrollbench.kernels.build import Kernel, Phases
 from unrollbench.kernels.network import compile_network
 from unrollbench.kernels.spec import NetworkSpec, spec_of
 from unrollbench.kernels.threads import Team
-from unrollbench.schedule import Schedule, of_case, schedule
+from unrollbench.schedule import Schedule, of_case
 from unrollbench.tensors import Array, Gradients, Outputs, State, Tensors, Weights
 
 
@@ -206,34 +205,6 @@ class NetworkProgram:
         self._team.close()
 
 
-def build_program(  # noqa: PLR0913 - the arguments of rnn.compile, one by one
-    layers: Sequence[LayerSpec],
-    *,
-    execution: str,
-    mode: str,
-    max_time: int,
-    batch_size: int,
-    dtype: str,
-    unroll: int = 1,
-    parallel_iterations: int = 32,
-    swap_memory: bool = False,
-    time_major: bool = False,
-    threads: int = 1,
-) -> NetworkProgram:
-    """A compiled stack of layers, still without weights; cells may differ from layer to layer."""
-    train = mode == "train"
-    swap = swap_memory and train and execution == "dynamic"
-    spec = NetworkSpec(tuple(layers), dtype, batch_size, train, time_major, swap, threads)
-    planned = schedule(
-        execution,
-        num_layers=len(layers),
-        max_time=max_time,
-        unroll=unroll,
-        parallel_iterations=parallel_iterations,
-    )
-    return NetworkProgram(spec, planned)
-
-
 class CaseProgram:
     """A case's program with its tensors in place (see `unrollbench.backends.Program`)."""
 
@@ -285,3 +256,7 @@ class NumbaCpu:
     def build(self, case: Case, tensors: Tensors) -> CaseProgram:
         """A program for the case; everything is compiled and packed when this returns."""
         return CaseProgram(case, tensors)
+
+    def network(self, spec: NetworkSpec, planned: Schedule, max_time: int) -> NetworkProgram:
+        """A compiled stack of layers, still without weights; its buffers take the size of each call."""
+        return NetworkProgram(spec, planned)

@@ -10,14 +10,14 @@ from numba.cuda.core import config
 
 from unrollbench.backends.cuda_program import NetworkProgram
 from unrollbench.case import Case
-from unrollbench.errors import BackendUnavailable
+from unrollbench.errors import ArgumentError, BackendUnavailable
 from unrollbench.kernels.cuda.device import Device
 from unrollbench.kernels.cuda.matmul import Products, TiledProducts
 from unrollbench.kernels.cuda.memory import Allocator, Limit
 from unrollbench.kernels.cuda.network import Network
 from unrollbench.kernels.cuda.simulator import SimulatedDevice
-from unrollbench.kernels.spec import spec_of
-from unrollbench.schedule import of_case
+from unrollbench.kernels.spec import NetworkSpec, spec_of
+from unrollbench.schedule import Schedule, of_case
 from unrollbench.tensors import Outputs, Tensors
 
 INSTALL = "install it with: pip install 'unrollbench[cuda]'"
@@ -82,10 +82,7 @@ class NumbaCuda:
             return f"threads = {case.threads}: one thread of the host starts everything that the GPU runs"
         window, unroll = case.parallel_iterations, case.unroll
         if case.swap_memory and isinstance(unroll, int) and window is not None and unroll > window:
-            return (
-                f"unroll = {unroll} with swap_memory: a window of parallel_iterations = {window} steps leaves the GPU "
-                "after each launch, so that a loop's body cannot be longer"
-            )
+            return _body_is_longer(unroll, window)
         return self._why_not_tf32(case) if case.matmul_precision == "tf32" else None
 
     def _why_not_tf32(self, case: Case) -> str | None:
@@ -100,6 +97,26 @@ class NumbaCuda:
     def build(self, case: Case, tensors: Tensors) -> CaseProgram:
         """A program for the case; everything is compiled, loaded and recorded when this returns."""
         return CaseProgram(case, tensors, self._device)
+
+    def network(self, spec: NetworkSpec, planned: Schedule, max_time: int) -> NetworkProgram:
+        """A compiled stack of layers with room for T = max_time, still without weights; its products are never TF32's.
+
+        Raises ArgumentError where swap_memory and unroll exclude each other.
+        """
+
+        def products(device: Device, network: Network, allocator: Allocator) -> Products:
+            return _products(device, network, allocator, False)
+
+        if spec.swap_memory and planned.unroll > planned.window:
+            raise ArgumentError(_body_is_longer(planned.unroll, planned.window))
+        return NetworkProgram(spec, planned, max_time, self._device, Limit(), products)
+
+
+def _body_is_longer(unroll: int, window: int) -> str:
+    return (
+        f"unroll = {unroll} with swap_memory: a window of parallel_iterations = {window} steps leaves the GPU "
+        "after each launch, so that a loop's body cannot be longer"
+    )
 
 
 def _hardware() -> Device:

@@ -2,8 +2,8 @@
 
 Names, arguments, defaults, weight layouts and shapes are TensorFlow 1's, arrays are NumPy's: a program of 2017 ports by
 changing an import, and its results can be held against TensorFlow number by number. Everything is computed by the
-`numba_cpu` backend. What TensorFlow accepts and this does not (other activations, initializers, concatenated state) is
-refused by name.
+`numba_cpu` backend, or by `numba_cuda` where `compile` was asked for a GPU. What TensorFlow accepts and this does not
+(other activations, initializers, concatenated state) is refused by name.
 """
 
 from unrollbench.errors import ArgumentError

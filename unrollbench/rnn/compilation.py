@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unrollbench.case import EXECUTIONS, MODES
+from unrollbench.case import DEVICES, EXECUTIONS, MODES
 from unrollbench.errors import ArgumentError, ArgumentTypeError
-from unrollbench.rnn import arguments
+from unrollbench.rnn import arguments, devices
 from unrollbench.rnn.program import Program
 from unrollbench.rnn.settings import Settings
 from unrollbench.tensors import Array
@@ -51,6 +51,7 @@ def compile(  # noqa: PLR0913 - one argument per axis of a case
     swap_memory: bool = False,
     time_major: bool = False,
     threads: int | None = None,
+    device: str = "cpu",
 ) -> Program:
     """A program for the cell's network, compiled now; the cell is built if it was not.
 
@@ -61,8 +62,15 @@ def compile(  # noqa: PLR0913 - one argument per axis of a case
     parallel_iterations and swap_memory mean nothing for static and stepwise. threads None: every processor that the
     process may use.
 
+    device: "cpu", or "cuda" for the GPU; the arrays are the host's on both. On the GPU a static program is a captured
+    graph of launches for given lengths: it is recorded when it is called, and anew when the longest length is another
+    than at the call before, not otherwise; each row's own length may change without. A dynamic or stepwise program
+    takes the memory for max_time steps when it is compiled, and keeps that of its longest call. Threads mean nothing
+    there: None is 1, another number an error. Nothing that was asked of the GPU runs on the CPU instead.
+
     Raises:
         ArgumentError: an argument cannot be used; the message names it.
+        BackendUnavailable: device "cuda" without a GPU, its driver or the extra "cuda"; the message says which.
     """
     check_cell(cell)
     execution = arguments.choice("execution", execution, [name for name in EXECUTIONS if name != "library"])
@@ -73,6 +81,9 @@ def compile(  # noqa: PLR0913 - one argument per axis of a case
         raise ArgumentError(f"max_time: got None, but {asked} for a fixed number of time steps; pass it")
     if input_size is None and not cell.built:
         raise ArgumentError(f"input_size: got None, but {cell!r} is not built yet; pass the columns of the inputs")
+    device = arguments.choice("device", device, DEVICES)
+    if threads is not None:
+        threads = arguments.integer("threads", threads, 1)
     settings = Settings(
         execution=execution,
         mode=arguments.choice("mode", mode, MODES),
@@ -83,8 +94,10 @@ def compile(  # noqa: PLR0913 - one argument per axis of a case
         parallel_iterations=window(parallel_iterations),
         swap_memory=arguments.flag("swap_memory", swap_memory),
         time_major=arguments.flag("time_major", time_major),
-        threads=processors() if threads is None else arguments.integer("threads", threads, 1),
+        threads=devices.host_threads(device, threads, processors()),
+        device=device,
     )
+    devices.builder(device)  # whatever is missing is told before the cell is built, and for an empty batch too
     cell.build(cell.input_size or 0 if input_size is None else input_size, settings.dtype)
     return Program(cell, settings)
 

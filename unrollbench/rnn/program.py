@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unrollbench.backends import Listing, Memory
-from unrollbench.backends.numba_cpu import NetworkProgram, build_program
 from unrollbench.errors import ArgumentError, OrderError
 from unrollbench.rnn import arguments, empty
 from unrollbench.rnn.arguments import Lengths
+from unrollbench.rnn.devices import Network, build_program
 from unrollbench.rnn.settings import Gradients, Settings
 from unrollbench.tensors import Array, State
 
@@ -52,6 +52,7 @@ class Program:
         Raises:
             ArgumentError: an argument cannot be used; the message names it.
             OrderError: the program is closed.
+            MemoryError: there is no room for that many steps; it can still be called with fewer.
         """
         self._check_open()
         settings = self.settings
@@ -64,8 +65,9 @@ class Program:
         if settings.mode == "train":  # `backward` reads both again, when the caller may have written into them
             inputs = inputs.copy()
             state = None if state is None else tuple(tuple(array.copy() for array in layer) for layer in state)
-        self._call = _Call(steps, padding, lengths)
+        call, self._call = _Call(steps, padding, lengths), None  # there are no gradients of a call that fails
         if self._network is None or steps == 0:
+            self._call = call
             return empty.results(self.cell, settings, steps, state)
         if self._version != self.cell.version:
             self._network.set_weights(tuple(layer.weights for layer in self.cell.layers))
@@ -73,6 +75,7 @@ class Program:
         if padding and lengths is None:
             lengths = np.full(settings.batch_size, steps, np.int64)
         outputs, final = self._network.forward(self._padded(inputs, padding), lengths, state)
+        self._call = call
         return self._cut(outputs, padding), self.cell.nest(iter(final))
 
     def backward(self, d_outputs: Any = None, d_state: Any = None) -> Gradients:
@@ -82,13 +85,15 @@ class Program:
 
         Raises:
             ArgumentError: an argument cannot be used; the message names it.
-            OrderError: the program has mode "forward", was not called yet, or is closed.
+            OrderError: the program has mode "forward", was not called yet, or is closed; or its last call failed.
         """
         self._check_open()
         if self.settings.mode != "train":
             raise OrderError('backward: the program was compiled with mode="forward"; compile it with mode="train"')
         if self._call is None:
-            raise OrderError("backward: gradients are those of the last call, and the program was not called yet")
+            raise OrderError(
+                "backward: gradients are those of the last call; the program was not called yet, or that call failed"
+            )
         steps, padding = self._call.steps, self._call.padding
         if d_outputs is not None:
             d_outputs = arguments.sequence("d_outputs", d_outputs, self.settings, self.cell.output_size, steps)
@@ -130,7 +135,7 @@ class Program:
         if self._closed:
             raise OrderError("the program is closed; compile it again")
 
-    def _open_network(self) -> NetworkProgram:
+    def _open_network(self) -> Network:
         self._check_open()
         if self._network is None:
             raise OrderError("the program has an empty batch, so nothing was generated")
@@ -173,7 +178,7 @@ class Program:
         return array[:-padding].copy() if self.settings.time_major else array[:, :-padding].copy()
 
 
-def _built(cell: RNNCell, settings: Settings) -> NetworkProgram:
+def _built(cell: RNNCell, settings: Settings) -> Network:
     return build_program(
         cell.specs,
         execution=settings.execution,
@@ -186,4 +191,5 @@ def _built(cell: RNNCell, settings: Settings) -> NetworkProgram:
         swap_memory=settings.swap_memory,
         time_major=settings.time_major,
         threads=settings.threads,
+        device=settings.device,
     )

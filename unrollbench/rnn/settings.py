@@ -34,6 +34,7 @@ class Settings:
     swap_memory: bool = False
     time_major: bool = False
     threads: int = 1
+    device: str = "cpu"
 
     @property
     def time_axis(self) -> int:
