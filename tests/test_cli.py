@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from unrollbench import cli, runner, suite
 from unrollbench.case import Case
 from unrollbench.plan import Plan
 from unrollbench.records import Ceiling, Check, Environment, Measurement, Run
+from unrollbench.roofline import Wanted
 from unrollbench.runner import Progress
 from unrollbench.store import Store
 
@@ -452,6 +453,38 @@ def test_ceilings_shows_a_line_per_limit(monkeypatch: pytest.MonkeyPatch, capsys
     assert arithmetic.split() == ["multiply-add", "in", "registers", "232.8", "GFLOP/s"]
     assert reading.split() == ["read", "16.0", "KiB", "each", "443.9", "GB/s"]
     assert disturbed.endswith("21.0 GB/s  too low: something else used the processors")
+
+
+def test_ceilings_of_a_gpu_are_those_of_all_of_it_in_both_dtypes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ceilings(wanted: Sequence[Wanted]) -> tuple[Ceiling, ...]:
+        (one,) = wanted
+        assert (one.device, one.threads) == ("cuda", None)
+        peak = Ceiling("multiply-add", one.dtype, None, 61234.5, "GFLOP/s", device="cuda", throttling="none")
+        held = replace(peak, name="read", unit="GB/s", working_set_bytes=2**22, place="shared memory")
+        return (peak,) if one.sizes_bytes == () else (peak, replace(held, throttling="software power cap"))
+
+    monkeypatch.setattr("unrollbench.probe.ceilings", ceilings)
+    assert cli.main(["ceilings", "--device", "cuda"]) == 0
+    first, arithmetic, reading, second, _ = capsys.readouterr().out.splitlines()
+    assert (first, second) == tuple(f"the GPU, {dtype}, the best of several tries" for dtype in ("float32", "float64"))
+    assert arithmetic.split() == ["multiply-add", "in", "registers", "61234.5", "GFLOP/s"]
+    assert "4.00 MiB in shared memory" in reading
+    assert reading.endswith("too low: the GPU's clocks were held down (software power cap)")
+
+
+def test_ceilings_of_a_gpu_that_is_not_there_is_two_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boot = "import sys; from unrollbench import probe; from unrollbench.measure import gpu; "
+    boot += "probe.load_driver = lambda: gpu.load_driver('libcuda_of_no_machine.so'); probe.main(sys.argv[2])"
+    monkeypatch.setattr("unrollbench.probe.BOOT", boot)
+    assert cli.main(["ceilings", "--device", "cuda"]) == 2
+    told = capsys.readouterr().err
+    assert "no NVIDIA driver: libcuda_of_no_machine.so: cannot open shared object file" in told
+    assert cli.main(["ceilings", "--device", "cuda", "--threads", "1"]) == 2
+    assert "--threads is for the processors" in capsys.readouterr().err
 
 
 def test_ceilings_of_more_threads_than_processors_is_two(capsys: pytest.CaptureFixture[str]) -> None:

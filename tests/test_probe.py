@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import pytest
 
 from tests import fake_backend
-from unrollbench import probe
+from tests.measure.fake_nvml import BUS_ID, FakeNvml
+from unrollbench import backends, probe
 from unrollbench.case import Case
-from unrollbench.errors import UnrollbenchError
+from unrollbench.errors import BackendUnavailable, UnrollbenchError
 from unrollbench.kernels import ceilings
 from unrollbench.measure.affinity import chosen_cpus, usable_cpus
+from unrollbench.measure.gpu import Nvml
+from unrollbench.measure.gpu_clocks import ClockWatch
 from unrollbench.records import Ceiling
 from unrollbench.roofline import Wanted
 
@@ -42,7 +45,7 @@ def test_what_cannot_be_built_is_an_error_with_the_reason(backend: str, reason: 
 
 def test_ceilings_are_those_that_were_asked_for() -> None:
     found = probe.ceilings([Wanted(1, "float32", (16384, 65536)), Wanted(1, "float64", ())], try_s=0.0)
-    assert [(c.name, c.dtype, c.bytes_per_thread) for c in found] == [
+    assert [(c.name, c.dtype, c.working_set_bytes) for c in found] == [
         ("multiply-add", "float32", None),
         ("read", "float32", 16384),
         ("read", "float32", 65536),
@@ -62,6 +65,36 @@ def test_ceilings_are_measured_on_the_processors_that_cases_get(monkeypatch: pyt
     probe._answer({"ceilings": [asdict(Wanted(threads)) for threads in counts], "try_s": 0.0})
     assert used == [(threads, chosen_cpus(threads, before)) for threads in counts]
     assert usable_cpus() == before
+
+
+def test_without_a_driver_the_ceilings_of_a_gpu_are_an_error_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver() -> None:
+        raise BackendUnavailable("no NVIDIA driver: none here")
+
+    monkeypatch.setattr(probe, "load_driver", no_driver)
+    with pytest.raises(BackendUnavailable, match="no NVIDIA driver: none here"):
+        probe._answer({"ceilings": [asdict(Wanted(None, device="cuda"))], "try_s": 0.0})
+
+
+@pytest.mark.parametrize(("bits", "told"), [(0x4, "software power cap"), (0x1, "none")])
+def test_each_ceiling_of_a_gpu_is_told_with_what_held_its_clocks_down(
+    bits: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is idle before the first, and has these reasons from then on."""
+    library = FakeNvml()
+
+    class Gpu:
+        def ceilings(self, dtype: str, sizes: Sequence[int], try_s: float) -> Iterator[Ceiling]:
+            for size in sizes:
+                library.bits = bits
+                yield Ceiling("read", dtype, None, 1.0, "GB/s", size, device="cuda")
+
+    watch = ClockWatch(find=lambda: Nvml(library), bus_id=lambda: BUS_ID)
+    monkeypatch.setattr(probe, "load_driver", lambda: None)
+    monkeypatch.setattr(probe, "ClockWatch", lambda: watch)
+    monkeypatch.setattr(backends, "load", lambda name: Gpu())
+    found = probe._measured(Wanted(None, "float32", (16384, 65536), "cuda"), 0.0)
+    assert [(c.working_set_bytes, c.throttling) for c in found] == [(16384, told), (65536, told)]
 
 
 def test_a_bug_in_a_backend_is_told_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:

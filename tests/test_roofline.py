@@ -14,6 +14,7 @@ from unrollbench.roofline import MULTIPLY_ADD, READ, SMALLEST_BYTES, Wanted, att
 H, T = 256, 100
 ONE_ROW = Case(sequence_length=T, batch_size=1, input_size=H, num_units=H)
 MANY_ROWS = replace(ONE_ROW, batch_size=128)
+ON_GPU = replace(ONE_ROW, backend="numba_cuda", device="cuda")
 WEIGHTS_BYTES = 4 * H * H * 4  # four gates, float32
 
 
@@ -21,8 +22,10 @@ def ceilings(case: Case, gflops_per_s: float = 200.0, gb_per_s: float = 100.0) -
     """The ceilings that the case wants, all bandwidths the same."""
     found = []
     for want in wanted([case]):
-        found.append(Ceiling(MULTIPLY_ADD, want.dtype, want.threads, gflops_per_s, "GFLOP/s"))
-        found += [Ceiling(READ, want.dtype, want.threads, gb_per_s, "GB/s", size) for size in want.sizes_bytes or ()]
+        own = (want.dtype, want.threads)
+        found.append(Ceiling(MULTIPLY_ADD, *own, gflops_per_s, "GFLOP/s", device=want.device))
+        sizes = want.sizes_bytes or ()
+        found += [Ceiling(READ, *own, gb_per_s, "GB/s", size, device=want.device) for size in sizes]
     return found
 
 
@@ -88,7 +91,70 @@ def test_a_ceiling_that_was_measured_beside_something_else_is_not_used() -> None
 
 
 def test_a_run_without_ceilings_says_why() -> None:
-    assert attained(ONE_ROW, 1.0, [], "the processors were busy").reason == "the processors were busy"
+    why = {"cpu": "the processors were busy"}
+    assert attained(ONE_ROW, 1.0, [], why).reason == "the processors were busy"
+    assert "no ceilings for this device and dtype" in (attained(ON_GPU, 1.0, [], why).reason or "")
+
+
+@pytest.mark.parametrize("throttling", [None, "none", "application clocks"])
+def test_a_ceiling_of_a_gpu_whose_clocks_were_not_held_down_is_used(throttling: str | None) -> None:
+    found = [replace(ceiling, throttling=throttling) for ceiling in ceilings(ON_GPU)]
+    assert attained(ON_GPU, 1.0, found).ceiling_share is not None
+
+
+def test_a_ceiling_of_a_gpu_whose_clocks_were_held_down_is_not_used() -> None:
+    throttling = "application clocks, hardware thermal slowdown"
+    found = attained(ON_GPU, 1.0, [replace(ceiling, throttling=throttling) for ceiling in ceilings(ON_GPU)])
+    assert found.ceiling_share is None
+    assert found.reason == (
+        "the GPU's clocks were held down (hardware thermal slowdown) while the ceilings were measured"
+    )
+
+
+def test_a_gpu_has_the_peak_and_the_bandwidth_of_the_whole_device_whatever_the_threads() -> None:
+    both = [*ceilings(ONE_ROW, 1.0, 1.0), *ceilings(ON_GPU, 60e3, 3e4)]
+    found = attained(ON_GPU, 2 * T * WEIGHTS_BYTES / 3e13, both)
+    assert (found.ceiling, found.reason) == (READ, None)
+    assert found.ceiling_share == pytest.approx(0.5)
+    assert found.ceiling_gflops_per_s == 60e3
+    assert attained(replace(ON_GPU, threads=4), 1.0, both).ceiling_share is not None
+    many = replace(ON_GPU, batch_size=4096)
+    assert attained(many, many.flops / 60e12, both).ceiling == MULTIPLY_ADD
+
+
+def test_the_ceilings_of_one_device_are_none_of_the_other_s() -> None:
+    for case, other in ((ONE_ROW, ON_GPU), (ON_GPU, ONE_ROW)):
+        assert attained(case, 1.0, ceilings(other)).ceiling_share is None
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({"matmul_precision": "tf32"}, "'tf32': tensor cores"),
+        ({"dtype": "float64", "backend": "torch", "execution": "library"}, "products in float64"),
+        ({"dtype": "float64", "execution": "static"}, "products in float64"),
+        ({"dtype": "float64", "mode": "train"}, "products in float64"),
+    ],
+)
+def test_products_that_tensor_cores_may_make_have_rates_but_no_share(axes: dict[str, Any], words: str) -> None:
+    case = replace(ON_GPU, **axes)
+    found = attained(case, 1.0, ceilings(replace(ON_GPU, dtype=case.dtype)))
+    assert (found.ceiling_share, found.ceiling) == (None, None)
+    assert found.gflops_per_s is not None
+    assert words in (found.reason or "")
+    assert wanted([case]) == ()
+
+
+def test_our_own_kernel_s_products_in_float64_have_a_share() -> None:
+    case = replace(ON_GPU, dtype="float64")
+    assert attained(case, 1.0, ceilings(case)).ceiling_share is not None
+
+
+def test_a_program_on_a_gpu_that_is_faster_than_reading_may_have_kept_its_weights_in_registers() -> None:
+    found = attained(ON_GPU, 0.5 * T * WEIGHTS_BYTES / 100e9, ceilings(ON_GPU, gflops_per_s=60e3))
+    assert found.ceiling_share is None
+    assert "2.00 times as fast as the ceiling" in (found.reason or "")
+    assert "stayed in registers" in (found.reason or "")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +176,8 @@ def test_the_working_sets_are_the_recurrent_weights_of_each_layer_and_thread(
     assert wanted([case]) == (Wanted(case.threads, case.dtype, sizes),)
 
 
-def test_cases_share_their_ceilings_and_other_devices_have_none() -> None:
+def test_cases_share_their_ceilings_and_a_gpu_s_come_after_the_processors_() -> None:
     longer, other = replace(ONE_ROW, sequence_length=7), replace(ONE_ROW, num_units=128)
-    found = wanted([ONE_ROW, longer, other, replace(ONE_ROW, device="cuda", threads=3)])
-    assert found == (Wanted(1, "float32", (4 * 128 * 128 * 4, WEIGHTS_BYTES)),)
+    found = wanted([replace(ON_GPU, threads=3), ON_GPU, ONE_ROW, longer, other])
+    sizes = (4 * 128 * 128 * 4, WEIGHTS_BYTES)
+    assert found == (Wanted(1, "float32", sizes), Wanted(None, "float32", (WEIGHTS_BYTES,), "cuda"))

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 
 
 PEAK = Ceiling("multiply-add", "float32", 1, 200.0, "GFLOP/s")
+ON_GPU = Ceiling("multiply-add", "float32", None, 60e3, "GFLOP/s", device="cuda")
 
 
 @pytest.fixture(autouse=True)
@@ -199,6 +200,40 @@ def test_the_ceilings_of_the_cases_are_measured_once_and_kept_through_a_resume(
     assert [[one.threads for one in wanted] for wanted in asked] == [[1]]
 
 
+def test_each_device_has_ceilings_of_its_own_or_its_own_reason_and_what_is_missing_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drivers = [UnrollbenchError("no NVIDIA driver")]
+
+    def ceilings(wanted: Sequence[Wanted], try_s: float) -> tuple[Ceiling, ...]:
+        if wanted[0].device == "cpu":
+            return (PEAK,)
+        if drivers:
+            raise drivers.pop()
+        return (ON_GPU,)
+
+    monkeypatch.setattr(probe, "ceilings", ceilings)
+    on_gpu = replace(SMALL, backend="fake_picky", device="cuda")
+    with Store(tmp_path / "runs.sqlite") as store:
+        run = execute(planned(*variants("fake", 1), on_gpu), store)
+        again = execute(planned(), store, resume=run.id)
+    assert (run.ceilings, run.ceilings_unknown) == ((PEAK,), {"cuda": "measuring them failed: no NVIDIA driver"})
+    assert (again.ceilings, again.ceilings_unknown) == ((PEAK, ON_GPU), {})
+
+
+def test_a_run_without_cases_for_a_gpu_asks_nothing_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def ceilings(wanted: Sequence[Wanted], try_s: float) -> tuple[Ceiling, ...]:
+        asked.extend(one.device for one in wanted)
+        return (PEAK,)
+
+    monkeypatch.setattr(probe, "ceilings", ceilings)
+    with Store(tmp_path / "runs.sqlite") as store:
+        execute(planned(*variants("fake", 2)), store)
+    assert asked == ["cpu"]
+
+
 def test_a_run_goes_on_where_ceilings_cannot_be_measured_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +244,7 @@ def test_a_run_goes_on_where_ceilings_cannot_be_measured_and_says_why(
     with Store(tmp_path / "runs.sqlite") as store:
         run = execute(planned(*variants("fake", 1)), store)
     assert [m.status for m in run.measurements] == ["ok"]
-    assert (run.ceilings, run.ceilings_unknown) == ((), "measuring them failed: no vectors here")
+    assert (run.ceilings, run.ceilings_unknown) == ((), {"cpu": "measuring them failed: no vectors here"})
 
 
 def test_time_left_follows_the_estimate_first_and_experience_later() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,16 +88,20 @@ def test_a_run_comes_back_exactly(tmp_path: Path) -> None:
 
 
 def test_ceilings_come_back_exactly_with_their_run_and_replace_earlier_ones(tmp_path: Path) -> None:
-    found = (Ceiling("multiply-add", "float32", 2, 0.1 + 0.2, "GFLOP/s"), Ceiling("read", "float32", 2, 1e9, "GB/s", 7))
+    found = (
+        Ceiling("multiply-add", "float32", 2, 0.1 + 0.2, "GFLOP/s"),
+        Ceiling("read", "float32", 2, 1e9, "GB/s", 7),
+        Ceiling("read", "float64", None, 1e9, "GB/s", 7, device="cuda", place="shared memory", throttling="none"),
+    )
     with Store(tmp_path / "runs.sqlite") as store:
         store.begin(RUN, CASES)
         store.begin(replace(RUN, id="r2"), CASES)
-        assert (store.run("r1").ceilings, store.run("r1").ceilings_unknown) == ((), None)
-        store.add_ceilings("r1", (), "no time")
-        assert (store.run("r1").ceilings, store.run("r1").ceilings_unknown) == ((), "no time")
+        assert (store.run("r1").ceilings, store.run("r1").ceilings_unknown) == ((), {})
+        store.add_ceilings("r1", (), {"cuda": "no driver"})
+        assert (store.run("r1").ceilings, store.run("r1").ceilings_unknown) == ((), {"cuda": "no driver"})
         store.add_ceilings("r1", found)
     with Store(tmp_path / "runs.sqlite") as store:
-        assert (store.run("r1").ceilings, store.run("r1").ceilings_unknown) == (found, None)
+        assert (store.run("r1").ceilings, store.run("r1").ceilings_unknown) == (found, {})
         assert store.run("r2").ceilings == ()
 
 
@@ -107,6 +112,23 @@ def test_a_database_without_a_table_of_ceilings_is_read_and_gets_one(tmp_path: P
         assert store.run().ceilings == ()
         store.add_ceilings("r1", (Ceiling("read", "float64", 1, 1.0, "GB/s", 7),))
         assert len(store.run().ceilings) == 1
+
+
+@pytest.mark.parametrize(("unknown", "told"), [(None, {}), ("no time", {"cpu": "no time"})])
+def test_ceilings_of_version_2_are_read(tmp_path: Path, unknown: str | None, told: dict[str, str]) -> None:
+    """As version 2 wrote them: no device, the working set by its old name, one reason why there are none."""
+    old = {"name": "read", "dtype": "float32", "threads": 2, "value": 1e9, "unit": "GB/s"}
+    old |= {"bytes_per_thread": 7, "processor_share": 0.5}
+    with Store(tmp_path / "runs.sqlite") as store:
+        store.begin(RUN, CASES)
+        store.add_ceilings("r1", ())
+    with closing(sqlite3.connect(tmp_path / "runs.sqlite")) as database, database:
+        database.execute("UPDATE schema SET version = 2")
+        database.execute("UPDATE ceilings SET data = ?", (json.dumps({"ceilings": [old], "unknown": unknown}),))
+    with Store(tmp_path / "runs.sqlite") as store:
+        run = store.run()
+    assert run.ceilings == (Ceiling("read", "float32", 2, 1e9, "GB/s", 7, 0.5, device="cpu"),)
+    assert run.ceilings_unknown == told
 
 
 def test_the_newest_run_is_the_default(tmp_path: Path) -> None:
@@ -170,7 +192,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as database:
         database.execute("UPDATE schema SET version = 99")
     database.close()
-    with pytest.raises(StoreError, match="schema version 99, this unrollbench reads 1, 2 and writes 2"):
+    with pytest.raises(StoreError, match="schema version 99, this unrollbench reads 1, 2, 3 and writes 3"):
         Store(path)
 
 

@@ -187,9 +187,15 @@ def _ceilings(commands: Commands) -> None:
         "measure this machine's limits: multiply-adds and memory bandwidth",
         "Measures the most multiply-adds per second that the processor does in registers, and the most bytes per "
         "second that it reads from working sets of growing size, with the vector code that the cells use. Hold "
-        "the GFLOP/s of results.csv against the first; a single row's weights stream at the second.",
-        _examples("unrollbench ceilings", "unrollbench ceilings --threads 1"),
+        "the GFLOP/s of results.csv against the first; a single row's weights stream at the second. Of a GPU the same, "
+        "for the whole of it, tensor cores left aside; without one, the driver's reason and exit code 2.",
+        _examples(
+            "unrollbench ceilings",
+            "unrollbench ceilings --threads 1",
+            "unrollbench ceilings --device cuda                  needs a GPU and backend numba_cuda",
+        ),
     )
+    command.add_argument("--device", choices=DEVICES, default="cpu", help="what to measure (default: cpu)")
     command.add_argument(
         "--threads", type=_positive, metavar="N", help="threads, each on a processor of its own (default: 1, then all)"
     )

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from unrollbench.case import Case
     from unrollbench.plan import Plan
     from unrollbench.records import Run
+    from unrollbench.roofline import Wanted
     from unrollbench.runner import Progress
     from unrollbench.store import Store
 
@@ -178,20 +179,36 @@ def env(arguments: argparse.Namespace) -> int:
 def ceilings(arguments: argparse.Namespace) -> int:
     """Measures and shows this machine's limits."""
     from unrollbench import probe
-    from unrollbench.measure.affinity import usable_cpus
     from unrollbench.report import wording
-    from unrollbench.roofline import Wanted, disturbed
+    from unrollbench.roofline import disturbance
 
+    for title, wanted in _limits(arguments):
+        say(f"{title}, the best of several tries")
+        limits = probe.ceilings([wanted])
+        width = max(len(wording.working_set(found)) for found in limits)
+        for found in limits:
+            why = disturbance(found)
+            note = "" if why is None else f"  too low: {why}"
+            say(f"  {found.name:12}  {wording.working_set(found):{width}}  {found.value:8.1f} {found.unit}{note}")
+    return DONE
+
+
+def _limits(arguments: argparse.Namespace) -> Iterator[tuple[str, Wanted]]:
+    """What to measure, each with its title."""
+    from unrollbench.measure.affinity import usable_cpus
+    from unrollbench.roofline import Wanted
+
+    if arguments.device == "cuda":
+        if arguments.threads is not None:
+            raise UnrollbenchError("--threads is for the processors: a GPU is measured as a whole")
+        yield "the GPU, float32", Wanted(None, device="cuda")
+        yield "the GPU, float64", Wanted(None, "float64", (), device="cuda")
+        return
     available = len(usable_cpus())
     if arguments.threads is not None and arguments.threads > available:
         raise UnrollbenchError(f"--threads {arguments.threads}: only {available} processors can be used here")
     for threads in dict.fromkeys((1, available) if arguments.threads is None else (arguments.threads,)):
-        say(f"{threads} thread{'s' * (threads > 1)}, float32, the best of several tries")
-        for found in probe.ceilings([Wanted(threads)]):
-            where = "in registers" if found.bytes_per_thread is None else f"{wording.size(found.bytes_per_thread)} each"
-            note = "  too low: something else used the processors" if disturbed(found) else ""
-            say(f"  {found.name:12}  {where:14}  {found.value:8.1f} {found.unit}{note}")
-    return DONE
+        yield f"{threads} thread{'s' * (threads > 1)}, float32", Wanted(threads)
 
 
 def check_backend(arguments: argparse.Namespace) -> int:

@@ -15,14 +15,16 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from unrollbench.backends import Availability, Listing
 from unrollbench.case import Case, from_json, to_json
 from unrollbench.errors import UnrollbenchError
 from unrollbench.measure.affinity import chosen_cpus, pin, usable_cpus
-from unrollbench.records import Ceiling, Check
+from unrollbench.measure.gpu import load_driver
+from unrollbench.measure.gpu_clocks import ClockWatch
+from unrollbench.records import Ceiling, Check, ceiling_from_json
 from unrollbench.roofline import Wanted
 
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from unrollbench.probe import main; main(sys.argv[2])"
@@ -45,9 +47,12 @@ def availability(name: str) -> Availability:
 
 
 def ceilings(wanted: Sequence[Wanted], try_s: float | None = None) -> tuple[Ceiling, ...]:
-    """This machine's limits, each thread on a processor of its own; `try_s` is a tenth of the seconds for each."""
+    """This machine's limits, each thread on a processor of its own; `try_s` is a tenth of the seconds for each.
+
+    Raises UnrollbenchError, those of a GPU with the driver's reason where there is none.
+    """
     question = {"ceilings": [asdict(one) for one in wanted], "try_s": try_s}
-    return tuple(Ceiling(**found) for found in _ask(question)["ceilings"])
+    return tuple(ceiling_from_json(found) for found in _ask(question)["ceilings"])
 
 
 def conformance(name: str, device: str | None = None) -> Iterator[Check]:
@@ -83,7 +88,7 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
     from unrollbench.tensors import draw
 
     if "ceilings" in question:
-        found = (_measured(one, question["try_s"]) for one in question["ceilings"])
+        found = (_measured(Wanted(**one), question["try_s"]) for one in question["ceilings"])
         return {"ceilings": [asdict(ceiling) for measured in found for ceiling in measured]}
     if "availability" in question:
         available = backends.availability(question["availability"])
@@ -100,16 +105,34 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
         program.close()
 
 
-def _measured(wanted: Mapping[str, Any], try_s: float | None) -> tuple[Ceiling, ...]:
-    """Those ceilings, on the processors that a case with as many threads gets: others may share cores, or be slower."""
+def _measured(wanted: Wanted, try_s: float | None) -> tuple[Ceiling, ...]:
+    return tuple((_of_gpu if wanted.device == "cuda" else _of_processors)(wanted, try_s))
+
+
+def _of_processors(wanted: Wanted, try_s: float | None) -> Iterator[Ceiling]:
+    """On the processors that a case with as many threads gets: others may share cores, or be slower."""
     from unrollbench.kernels import ceilings as limits
 
-    usable = usable_cpus()
-    pin(chosen_cpus(wanted["threads"], usable) or usable)
+    usable, threads = usable_cpus(), wanted.threads or 1
+    pin(chosen_cpus(threads, usable) or usable)
     try:
-        return tuple(limits.measure(**wanted, try_s=try_s))
+        yield from limits.measure(threads, wanted.dtype, wanted.sizes_bytes, try_s)
     finally:
         pin(usable)
+
+
+def _of_gpu(wanted: Wanted, try_s: float | None) -> Iterator[Ceiling]:
+    """Each with what held the clocks down right before or after it. Raises BackendUnavailable."""
+    from unrollbench import backends
+
+    load_driver()
+    ours: Any = backends.load("numba_cuda")
+    watch = ClockWatch()
+    watch.start()
+    for found in ours.ceilings(wanted.dtype, wanted.sizes_bytes, try_s):
+        watch.stop()
+        yield replace(found, throttling=watch.throttling)
+        watch.start()
 
 
 def _ask(question: Mapping[str, Any]) -> dict[str, Any]:

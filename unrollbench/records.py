@@ -4,6 +4,8 @@ Schema history:
 1  first version
 2  accelerators: a case's matmul_precision, device_memory_limit, allow_growth and l2_cache; a sample's host_s; metrics
    of an accelerator, and timed_by; a run's ceilings. What version 1 has not is None: its rows are read as they are.
+3  ceilings of a GPU: a ceiling's device, place and throttling, and working_set_bytes, which was bytes_per_thread; why a
+   run has no ceilings, for each device, where it was one text of the CPU's. `ceiling_from_json` reads both.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from typing import Any, Literal
 
 from unrollbench.case import Case, from_json, to_json
 
-SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, SCHEMA_VERSION)
-"""Schema versions whose rows are read as they are."""
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (1, 2, SCHEMA_VERSION)
+"""Schema versions whose rows are read."""
 
 Status = Literal["ok", "skipped", "failed", "timeout", "out_of_memory", "crashed"]
 STATUSES: tuple[Status, ...] = ("ok", "skipped", "failed", "timeout", "out_of_memory", "crashed")
@@ -134,20 +136,25 @@ class Environment:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """One limit of a machine: the best that `threads` threads reached together, in `unit`.
+    """One limit of a machine, in `unit`: the best that `threads` threads of the CPU, or a whole GPU, reached together.
 
-    bytes_per_thread is the memory that each thread reads again and again; None for arithmetic in registers.
-    processor_share is the part of that best try for which the threads had their processors: what is missing from 1,
-    something else had, and the true limit is higher.
+    threads is None on a GPU. working_set_bytes is the memory that each thread of the CPU, or all of a GPU together,
+    reads again and again, and place where that lay on a GPU; None for arithmetic in registers. processor_share is the
+    part of that best try for which the threads had their processors: what is missing from 1, something else had, and
+    the true limit is higher. throttling: why a GPU's clocks were not at their highest right before or after, "none", or
+    None where that is not known.
     """
 
     name: str
     dtype: str
-    threads: int
+    threads: int | None
     value: float
     unit: str
-    bytes_per_thread: int | None = None
+    working_set_bytes: int | None = None
     processor_share: float = 1.0
+    device: Literal["cpu", "cuda"] = "cpu"
+    place: str | None = None
+    throttling: str | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +171,8 @@ class Check:
 class Run:
     """The measurements of one suite on one machine. `finished_at` is None while a run is going or was cut short.
 
-    ceilings: the machine's limits as they were measured before the first case; ceilings_unknown: why there are none.
+    ceilings: the machine's limits as they were measured before the first case; ceilings_unknown: device -> why it has
+    none.
     """
 
     id: str
@@ -176,7 +184,15 @@ class Run:
     suite_source: str = ""
     planned: int = 0
     ceilings: tuple[Ceiling, ...] = ()
-    ceilings_unknown: str | None = None
+    ceilings_unknown: Mapping[str, str] = field(default_factory=dict)
+
+
+def ceiling_from_json(data: Mapping[str, Any]) -> Ceiling:
+    """The ceiling of whose fields this was a dict; up to version 2 the working set was called bytes_per_thread."""
+    values = dict(data)
+    if "bytes_per_thread" in values:
+        values["working_set_bytes"] = values.pop("bytes_per_thread")
+    return Ceiling(**values)
 
 
 def measurement_to_json(measurement: Measurement) -> dict[str, Any]:

@@ -7,12 +7,17 @@
 The larger of the two times binds. Both are on the generous side, so that a share is rather too low than too high:
 products reach the peak only with nothing beside them, input weights and activations are read for nothing, and each
 thread reads its own part of the weights only, each layer by itself.
+
+On a GPU the whole device does both. The peak is not that of its tensor cores, so there is no share where products may
+be theirs. Weights lie in shared memory, if they fit into that of all multiprocessors together, or in global memory: a
+program that keeps its weights in registers has no reading to do, and may be faster than that ceiling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from unrollbench.case import Case
 from unrollbench.records import Ceiling, Measurement, Run
@@ -23,18 +28,22 @@ UNDISTURBED_SHARE = 0.95
 """A ceiling whose threads had less of their processors than this is no ceiling; clocks and interrupts take a little."""
 SMALLEST_BYTES = 16 * 1024
 """What fits into any first-level cache; smaller working sets are not told apart."""
+KEPT_CLOCKS = frozenset({"none", "application clocks", "sync boost", "display clocks"})
+"""What `Ceiling.throttling` says of clocks that are set so: for the cases as for the ceilings."""
 
 
 @dataclass(frozen=True)
 class Wanted:
     """Ceilings to measure with so many threads: the peak in this dtype, the bandwidth for each working set's bytes.
 
-    Without sizes_bytes: for working sets from the first-level cache's size to one beyond all caches.
+    Without sizes_bytes: for working sets from the nearest memory's size to one beyond all caches. threads is None on a
+    GPU, all of which is measured.
     """
 
-    threads: int
+    threads: int | None
     dtype: str = "float32"
     sizes_bytes: tuple[int, ...] | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 @dataclass(frozen=True)
@@ -56,12 +65,13 @@ class Attained:
 
 
 def wanted(cases: Iterable[Case]) -> tuple[Wanted, ...]:
-    """The ceilings that bind the cases; cases on other devices than the CPU have none here."""
-    sizes: dict[tuple[int, str], set[int]] = {}
+    """The ceilings that bind the cases, those of the CPU first."""
+    sizes: dict[Wanted, set[int]] = {}
     for case in cases:
-        if case.device == "cpu":
-            sizes.setdefault((case.threads, case.dtype), set()).update(_working_sets(case))
-    return tuple(Wanted(threads, dtype, tuple(sorted(found))) for (threads, dtype), found in sorted(sizes.items()))
+        if _beyond(case) is None:
+            sizes.setdefault(_measured_with(case), set()).update(_working_sets(case))
+    first = sorted(sizes, key=lambda one: (one.device, one.threads or 0, one.dtype))
+    return tuple(replace(one, sizes_bytes=tuple(sorted(sizes[one]))) for one in first)
 
 
 def of_measurement(measurement: Measurement, run: Run) -> Attained:
@@ -69,8 +79,10 @@ def of_measurement(measurement: Measurement, run: Run) -> Attained:
     return attained(measurement.case, measurement.run_s, run.ceilings, run.ceilings_unknown)
 
 
-def attained(case: Case, run_s: float | None, ceilings: Sequence[Ceiling], why_none: str | None = None) -> Attained:
-    """What a run of `run_s` seconds attained. why_none: why there are no ceilings, where that is known."""
+def attained(
+    case: Case, run_s: float | None, ceilings: Sequence[Ceiling], why_none: Mapping[str, str] | None = None
+) -> Attained:
+    """What a run of `run_s` seconds attained. why_none: device -> why it has no ceilings, where that is known."""
     counted = steps(case)
     if not run_s:
         return Attained(reason="nothing was timed")
@@ -78,14 +90,19 @@ def attained(case: Case, run_s: float | None, ceilings: Sequence[Ceiling], why_n
         return Attained(reason="the rows' lengths were drawn: the case alone does not tell how many steps there are")
     gflop, gb = flops(case, counted[0]) / 1e9, recurrent_bytes(case, counted[1]) / 1e9
     rates = Attained(gflops_per_s=gflop / run_s, recurrent_weights_gb_per_s=gb / run_s)
-    peak, per_s = _peak(case, ceilings), _bandwidth(case, ceilings)
+    beyond, peak, per_s = _beyond(case), _peak(case, ceilings), _bandwidth(case, ceilings)
+    if beyond is not None:
+        return replace(rates, reason=beyond)
     if peak is None or per_s is None:
-        return replace(rates, reason=why_none or _missing(case, ceilings))
+        return replace(rates, reason=(why_none or {}).get(case.device) or _missing(case, ceilings))
     name, least_s = max((MULTIPLY_ADD, gflop / peak), (READ, gb / per_s), key=lambda bound: bound[1])
     known = replace(rates, ceiling_gflops_per_s=peak, ceiling_recurrent_weights_gb_per_s=per_s, ceiling=name)
     if least_s > run_s:
-        beyond = f"the run was {least_s / run_s:.2f} times as fast as the ceiling, so that was measured too low"
-        return replace(known, reason=beyond)
+        reason = f"the run was {least_s / run_s:.2f} times as fast as the ceiling, so that was measured too low"
+        in_registers = (
+            ", or the recurrent weights stayed in registers" if case.device == "cuda" and name == READ else ""
+        )
+        return replace(known, reason=reason + in_registers)
     return replace(known, ceiling_share=least_s / run_s)
 
 
@@ -117,8 +134,34 @@ def _recurrent(case: Case) -> list[int]:
 
 
 def _working_sets(case: Case) -> list[int]:
-    """Bytes of each layer's recurrent weights that one thread reads, where the threads share them."""
-    return [max(SMALLEST_BYTES, size // case.threads) for size in _recurrent(case)]
+    """Bytes of each layer's recurrent weights: on the CPU those of one thread, where the threads share them."""
+    return [max(SMALLEST_BYTES, size // (_threads(case) or 1)) for size in _recurrent(case)]
+
+
+def _threads(case: Case) -> int | None:
+    """Threads that share the work; None on a GPU, where the host's only start it."""
+    return case.threads if case.device == "cpu" else None
+
+
+def _measured_with(case: Case) -> Wanted:
+    """What the case's ceilings are measured with, without their working sets."""
+    return Wanted(_threads(case), case.dtype, device="cpu" if case.device == "cpu" else "cuda")
+
+
+def _beyond(case: Case) -> str | None:
+    """Why the case's products may go beyond the peak of multiply-adds, which then is no ceiling; None if they cannot.
+
+    In float64 a library may take tensor cores without being asked. All products of a dynamic forward pass of ours are
+    in its own kernel, which takes none.
+    """
+    if case.device == "cpu":
+        return None
+    if case.dtype == "float32":
+        tf32 = "matmul_precision = 'tf32': tensor cores make such products, beyond the peak that is measured here"
+        return tf32 if case.matmul_precision == "tf32" else None
+    if (case.backend, case.execution, case.mode) == ("numba_cuda", "dynamic", "forward"):
+        return None
+    return "tensor cores may make a library's products in float64, beyond the peak that is measured here"
 
 
 def _peak(case: Case, ceilings: Sequence[Ceiling]) -> float | None:
@@ -127,7 +170,7 @@ def _peak(case: Case, ceilings: Sequence[Ceiling]) -> float | None:
 
 def _bandwidth(case: Case, ceilings: Sequence[Ceiling]) -> float | None:
     """GB/s of reading all layers one after the other, each at the bandwidth for its size; None if one is missing."""
-    by_size = {c.bytes_per_thread: c.value for c in _of(case, ceilings) if c.name == READ}
+    by_size = {c.working_set_bytes: c.value for c in _of(case, ceilings) if c.name == READ}
     seconds = 0.0
     for size, working_set in zip(_recurrent(case), _working_sets(case), strict=True):
         if working_set not in by_size:
@@ -138,18 +181,27 @@ def _bandwidth(case: Case, ceilings: Sequence[Ceiling]) -> float | None:
 
 def _missing(case: Case, ceilings: Sequence[Ceiling]) -> str:
     """Why there is no peak, or no bandwidth, for the case."""
-    if any((c.dtype, c.threads) == (case.dtype, case.threads) for c in ceilings if disturbed(c)):
-        return "something else used the processors while the ceilings were measured"
-    return "this run has no ceilings for this device, dtype and number of threads"
+    why = next((why for c in _fitting(case, ceilings) if (why := disturbance(c)) is not None), None)
+    if why is not None:
+        return f"{why} while the ceilings were measured"
+    kinds = "device and dtype" if _threads(case) is None else "device, dtype and number of threads"
+    return f"this run has no ceilings for this {kinds}, or for weights of this size"
 
 
-def disturbed(ceiling: Ceiling) -> bool:
-    """Whether something else used the processors, so that the ceiling says too little."""
-    return ceiling.processor_share < UNDISTURBED_SHARE
+def disturbance(ceiling: Ceiling) -> str | None:
+    """What came between while the ceiling was measured, so that it says too little; None if nothing did."""
+    if ceiling.processor_share < UNDISTURBED_SHARE:
+        return "something else used the processors"
+    held = [reason for reason in (ceiling.throttling or "none").split(", ") if reason not in KEPT_CLOCKS]
+    return f"the GPU's clocks were held down ({', '.join(held)})" if held else None
+
+
+def _fitting(case: Case, ceilings: Sequence[Ceiling]) -> list[Ceiling]:
+    """The ceilings that were measured on the case's device, in its dtype, with its threads."""
+    own = (case.device, case.dtype, _threads(case))
+    return [c for c in ceilings if (c.device, c.dtype, c.threads) == own]
 
 
 def _of(case: Case, ceilings: Sequence[Ceiling]) -> list[Ceiling]:
-    """The undisturbed ceilings that were measured in the case's dtype with its threads."""
-    if case.device != "cpu":
-        return []
-    return [c for c in ceilings if (c.dtype, c.threads) == (case.dtype, case.threads) and not disturbed(c)]
+    """Those of them that nothing disturbed."""
+    return [c for c in _fitting(case, ceilings) if disturbance(c) is None]

@@ -137,15 +137,18 @@ def _resumable(store: Store, run_id: str, here: Environment, devices: Collection
 
 
 def _measure_ceilings(store: Store, run_id: str) -> None:
-    """The run has the ceilings of its cases, or the reason why not: measured once, and before any case."""
-    if store.run(run_id).ceilings:
-        return
-    available = len(usable_cpus())
-    wanted = [one for one in roofline.wanted(store.planned(run_id)) if one.threads <= available]
-    try:
-        store.add_ceilings(run_id, probe.ceilings(wanted, try_s=CEILING_TRY_S) if wanted else ())
-    except UnrollbenchError as error:
-        store.add_ceilings(run_id, (), f"measuring them failed: {error}")
+    """The run has the ceilings of its cases, or for a device the reason why not: measured once, and before any case."""
+    known, available = store.run(run_id).ceilings, len(usable_cpus())
+    wanted = [one for one in roofline.wanted(store.planned(run_id)) if (one.threads or 1) <= available]
+    devices = {one.device for one in wanted} - {ceiling.device for ceiling in known}
+    unknown: dict[str, str] = {}
+    for device in sorted(devices):
+        try:
+            known += probe.ceilings([one for one in wanted if one.device == device], try_s=CEILING_TRY_S)
+        except UnrollbenchError as error:
+            unknown[device] = f"measuring them failed: {error}"
+    if devices:
+        store.add_ceilings(run_id, known, unknown)
 
 
 @contextmanager

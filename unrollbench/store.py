@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from unrollbench.records import (
     Environment,
     Measurement,
     Run,
+    ceiling_from_json,
     measurement_from_json,
     measurement_to_json,
 )
@@ -130,9 +131,9 @@ class Store:
                 (*row, json.dumps(measurement_to_json(measurement))),
             )
 
-    def add_ceilings(self, run_id: str, ceilings: Sequence[Ceiling], unknown: str | None = None) -> None:
-        """The run has these ceilings, in place of earlier ones; or none, for the reason `unknown`."""
-        data = json.dumps({"ceilings": [asdict(one) for one in ceilings], "unknown": unknown})
+    def add_ceilings(self, run_id: str, ceilings: Sequence[Ceiling], unknown: Mapping[str, str] | None = None) -> None:
+        """The run has these ceilings, in place of earlier ones. unknown: device -> why it has none."""
+        data = json.dumps({"ceilings": [asdict(one) for one in ceilings], "unknown": dict(unknown or {})})
         with self._transaction() as database:
             database.execute(CEILINGS)
             database.execute("INSERT OR REPLACE INTO ceilings VALUES (?, ?)", (run_id, data))
@@ -200,14 +201,16 @@ class Store:
         with self._decoding():
             return tuple((from_json(json.loads(data)), repeat) for data, repeat in rows)
 
-    def _ceilings(self, run_id: str) -> tuple[tuple[Ceiling, ...], str | None]:
-        """The run's ceilings, and why there are none; neither where it measured none."""
+    def _ceilings(self, run_id: str) -> tuple[tuple[Ceiling, ...], Mapping[str, str]]:
+        """The run's ceilings, and for which devices it has none and why; neither where it measured none."""
         made = self._rows("SELECT name FROM sqlite_master WHERE name = 'ceilings'")
         rows = self._rows("SELECT data FROM ceilings WHERE run_id = ?", run_id) if made else []
         if not rows:
-            return (), None
+            return (), {}
         found = json.loads(rows[0][0])
-        return tuple(Ceiling(**one) for one in found["ceilings"]), found["unknown"]
+        unknown = found["unknown"] or {}
+        unknown = {"cpu": unknown} if isinstance(unknown, str) else unknown  # up to schema version 2
+        return tuple(ceiling_from_json(one) for one in found["ceilings"]), unknown
 
     def _open(self) -> None:
         """The database is one of ours, of this version; an empty file becomes one."""

@@ -20,7 +20,7 @@ def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_arithmetic_comes_first_and_then_a_bandwidth_for_each_working_set() -> None:
     found = list(ceilings.measure(1))
-    assert [(c.name, c.unit, c.bytes_per_thread) for c in found] == [
+    assert [(c.name, c.unit, c.working_set_bytes) for c in found] == [
         ("multiply-add", "GFLOP/s", None),
         ("read", "GB/s", 16 * ceilings.KIBI),
         ("read", "GB/s", 64 * ceilings.KIBI),
@@ -30,7 +30,7 @@ def test_arithmetic_comes_first_and_then_a_bandwidth_for_each_working_set() -> N
 
 def test_the_working_sets_can_be_chosen() -> None:
     found = list(ceilings.measure(1, "float64", (20_000,), 0.0))
-    assert [(c.dtype, c.bytes_per_thread) for c in found] == [("float64", None), ("float64", 20_000)]
+    assert [(c.dtype, c.working_set_bytes) for c in found] == [("float64", None), ("float64", 20_000)]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from unrollbench import backends, rnn
 from unrollbench.case import Case
 from unrollbench.errors import BackendUnavailable
 from unrollbench.kernels.build import Phases
-from unrollbench.kernels.cuda import cublas, graph, hardware
+from unrollbench.kernels.cuda import ceiling_text, cublas, graph, hardware
 from unrollbench.kernels.cuda.device import DeviceLimitError, Launch
 from unrollbench.kernels.cuda.matmul import Matrix
 from unrollbench.kernels.cuda.network import compile_plan, plan_of
@@ -280,6 +280,18 @@ def test_hardware_compiles_links_and_grants_every_kernel(execution: str, without
         assert overload.cooperative == loops
         size = without_driver.kernel_size(kernel)
         assert min(size.ptx_bytes, size.cubin_bytes) > 1000
+        assert without_driver.compilations(kernel) == 1
+
+
+def test_hardware_compiles_links_and_grants_the_kernels_of_its_ceilings(without_driver: Any) -> None:
+    shared_bytes = without_driver.limits.shared_bytes
+    for kernel, launch in (
+        (ceiling_text.multiply_adds(without_driver, "float32"), Launch((8 * 132, 1), (256, 1, 1), 0)),
+        (ceiling_text.multiply_adds(without_driver, "float64"), Launch((8 * 132, 1), (256, 1, 1), 0)),
+        (ceiling_text.read_shared(without_driver), Launch((132, 1), (256, 1, 1), shared_bytes)),
+        (ceiling_text.read_global(without_driver), Launch((4 * 132, 1), (256, 1, 1), 0)),
+    ):
+        without_driver.prepare(kernel, launch, False)
         assert without_driver.compilations(kernel) == 1
 
 

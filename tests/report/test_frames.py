@@ -129,6 +129,25 @@ def test_the_share_of_the_ceiling_that_binds_is_a_column_and_where_it_is_unknown
     assert "no ceilings for this device" in json.loads(unknown["unknown"])["ceiling_share"]
 
 
+def test_a_case_on_a_gpu_is_held_against_the_gpu_s_ceilings_where_tensor_cores_made_no_products() -> None:
+    case = Case(backend="numba_cuda", device="cuda", batch_size=64, num_units=128)
+    ceilings = (
+        Ceiling("multiply-add", "float32", 1, 200.0, "GFLOP/s"),
+        Ceiling("read", "float32", 1, 100.0, "GB/s", 4 * 128 * 128 * 4),
+        Ceiling("multiply-add", "float32", None, 60e3, "GFLOP/s", device="cuda", throttling="none"),
+        Ceiling("read", "float32", None, 1e3, "GB/s", 4 * 128 * 128 * 4, device="cuda", place="shared memory"),
+    )
+    least_s = case.sequence_length * 4 * 128 * 128 * 4 / 1e12
+    rounded = replace(case, matmul_precision="tf32", execution="static")
+    run = replace(run_of(measured(case, 4 * least_s), measured(rounded, 2 * least_s)), ceilings=ceilings)
+    known, tf32 = frames.results(run).to_dict("records")
+    assert (known["ceiling"], known["ceiling_share"]) == ("read", pytest.approx(0.25))
+    assert (known["ceiling_gflops_per_s"], known["ceiling_recurrent_weights_gb_per_s"]) == (60e3, pytest.approx(1e3))
+    assert pd.isna(tf32["ceiling_share"])
+    assert tf32["gflops_per_s"] > 0
+    assert "tensor cores" in json.loads(tf32["unknown"])["ceiling_share"]
+
+
 def test_unknown_is_empty_with_its_reason() -> None:
     frame = frames.results(run_of(measured(Case(), samples=()), failed(Case(seed=1), "crashed", "SIGSEGV")))
     for name in ("run_median_s", "run_min_s", "run_iqr_s", "gflops_per_s", "device_bytes", "code_bytes"):

@@ -114,13 +114,16 @@ def test_the_ceilings_are_shown_with_each_case_s_share_or_the_reason_why_there_a
         Ceiling("multiply-add", "float32", 1, 100.0, "GFLOP/s"),
         Ceiling("read", "float32", 1, 50.0, "GB/s", 4 * 64 * 64 * 4),
         Ceiling("read", "float32", 2, 1.0, "GB/s", 4 * 64 * 64 * 2, processor_share=0.5),
+        Ceiling("read", "float32", None, 9000.0, "GB/s", 2**22, device="cuda", place="shared memory"),
     )
     text = Page(html.page(replace(run_of(*three_ways(64)), ceilings=ceilings))).text
     assert "% of multiply-add" in text
     assert "multiply-add float32, 1 thread in registers 100.0 GFLOP/s" in text
-    assert "1.0 GB/s (too low and not used: something else had the processors)" in text
-    without = Page(html.page(replace(run_of(*three_ways()), ceilings_unknown="no time"))).text
-    assert "Not measured in this run: no time." in without
+    assert "1.0 GB/s (too low and not used: something else used the processors)" in text
+    assert "read float32, on cuda 4.00 MiB in shared memory 9000.0 GB/s" in text
+    without = Page(html.page(replace(run_of(*three_ways()), ceilings_unknown={"cuda": "no driver"}))).text
+    assert "Not measured in this run for device cuda: no driver." in without
+    assert "Not measured in this run." in Page(html.page(run_of(*three_ways()))).text
 
 
 def test_ours_stands_beside_the_others_on_the_page() -> None:

@@ -42,6 +42,23 @@ def test_a_row_has_our_setting_its_share_of_the_ceiling_and_a_cell_for_every_pee
     assert told.settings == "dynamic on 2"
 
 
+def test_on_a_gpu_the_share_is_that_of_our_best_setting_and_of_the_gpu() -> None:
+    """In float64 the loop's products are its kernel's; those of a graph may be made by tensor cores."""
+    loop = replace(NETWORK, backend="numba_cuda", device="cuda", dtype="float64")
+    graph, peer = replace(loop, execution="static"), replace(LIBRARY, device="cuda", dtype="float64")
+    peak = Ceiling("multiply-add", "float64", None, NETWORK.flops / 0.5e-3 / 1e9, "GFLOP/s", device="cuda")
+    read = Ceiling("read", "float64", None, 1e6, "GB/s", 4 * 32 * 32 * 8, device="cuda", place="shared memory")
+    shares = {}
+    for graph_s in (2e-3, 0.8e-3):
+        measurements = (*rounds(graph, graph_s), *rounds(loop, 1e-3), *rounds(peer, 3e-3))
+        run = replace(run_of(*measurements), ceilings=(peak, read))
+        (table,) = tables(groups(run))
+        (row,) = standings.words(table, run).rows
+        shares[row.ours.fine] = row.ceiling.text
+        assert row.ratio.text == f"{3e-3 / min(graph_s, 1e-3):.2f}"
+    assert shares == {"dynamic [2]": "50 % of multiply-add", "static [2]": "-"}
+
+
 def test_the_lines_for_a_terminal_have_the_same_cells() -> None:
     title, head, first, _, mean, settings = standings.lines(tables(groups(RUN)), RUN)
     assert title == "lstm float32 forward, 1 thread: each peer's time over that of numba_cpu"

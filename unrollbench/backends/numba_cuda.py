@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 
 import numba
@@ -11,12 +11,14 @@ from numba.cuda.core import config
 from unrollbench.backends.cuda_program import NetworkProgram
 from unrollbench.case import Case
 from unrollbench.errors import ArgumentError, BackendUnavailable
+from unrollbench.kernels.cuda import ceilings
 from unrollbench.kernels.cuda.device import Device
 from unrollbench.kernels.cuda.matmul import Products, TiledProducts
 from unrollbench.kernels.cuda.memory import Allocator, Limit
 from unrollbench.kernels.cuda.network import Network
 from unrollbench.kernels.cuda.simulator import SimulatedDevice
 from unrollbench.kernels.spec import NetworkSpec, spec_of
+from unrollbench.records import Ceiling
 from unrollbench.schedule import Schedule, of_case
 from unrollbench.tensors import Outputs, Tensors
 
@@ -110,6 +112,12 @@ class NumbaCuda:
         if spec.swap_memory and planned.unroll > planned.window:
             raise ArgumentError(_body_is_longer(planned.unroll, planned.window))
         return NetworkProgram(spec, planned, max_time, self._device, Limit(), products)
+
+    def ceilings(self, dtype: str, sizes_bytes: Sequence[int] | None, try_s: float | None) -> Iterator[Ceiling]:
+        """The GPU's limits, see `kernels.cuda.ceilings`. Raises BackendUnavailable in the simulator."""
+        if self.simulated:
+            raise BackendUnavailable("a simulator's time is not a measurement: unset NUMBA_ENABLE_CUDASIM")
+        return ceilings.measure(self._device, dtype, sizes_bytes, try_s)
 
 
 def _body_is_longer(unroll: int, window: int) -> str:

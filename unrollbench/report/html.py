@@ -138,6 +138,7 @@ def _content(run: Run) -> dict[str, Any]:
         "standings_note": standings.note(beside, ceiling=False),
         "tally": summary.tally(run),
         "disturbed": summary.disturbed(run),
+        "two_clocks": summary.two_clocks(found),
         "caveat": wording.caveat(summary.ratios(found)),
         "trades": [_trade(c, group) for group in found for c in questions(group)],
         "sections": list(_sections(found, run, said)),
@@ -147,7 +148,7 @@ def _content(run: Run) -> dict[str, Any]:
         "columns": MEASUREMENT_COLUMNS,
         "rows": [_row(m, run) for m in run.measurements],
         "ceilings": [_ceiling(c) for c in run.ceilings],
-        "ceilings_unknown": run.ceilings_unknown,
+        "ceilings_unknown": sorted(run.ceilings_unknown.items()),
         "unknown": _unknown(run),
         "facts": facts(run.environment),
     }
@@ -193,7 +194,7 @@ def _answer(variant: Variant, group: Group, run: Run) -> Answer:
         is_baseline=variant is base,
         build=wording.seconds(stats.centre(variant.build_s)),
         run=wording.seconds(run_s),
-        ceiling=wording.share(roofline.attained(variant.case, run_s, run.ceilings)),
+        ceiling=wording.share(roofline.attained(variant.case, run_s, run.ceilings, run.ceilings_unknown)),
         memory=wording.size(stats.centre(variant.run_memory_bytes)),
         own=wording.size(stats.centre(variant.own_bytes)),
         run_ratio=wording.versus(against.run, "slower", "faster") if against else "",
@@ -213,10 +214,11 @@ def _failures(run: Run) -> list[tuple[str, str, str, int]]:
 
 
 def _ceiling(c: Ceiling) -> tuple[str, str, str, str]:
-    """Name, dtype and threads, working set, and value of a ceiling."""
-    where = "in registers" if c.bytes_per_thread is None else f"{wording.size(c.bytes_per_thread)} each"
-    low = " (too low and not used: something else had the processors)" if roofline.disturbed(c) else ""
-    return c.name, f"{c.dtype}, {c.threads} thread{'s' * (c.threads > 1)}", where, f"{c.value:.1f} {c.unit}{low}"
+    """Name, dtype and threads or device, working set, and value of a ceiling."""
+    why = roofline.disturbance(c)
+    low = "" if why is None else f" (too low and not used: {why})"
+    how = f"on {c.device}" if c.threads is None else f"{c.threads} thread{'s' * (c.threads > 1)}"
+    return c.name, f"{c.dtype}, {how}", wording.working_set(c), f"{c.value:.1f} {c.unit}{low}"
 
 
 def _row(m: Measurement, run: Run) -> Row:

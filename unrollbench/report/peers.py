@@ -86,12 +86,13 @@ class Table:
 
     @property
     def title(self) -> str:
-        """`lstm float32 forward, 1 thread`."""
+        """`lstm float32 forward, 1 thread`; on a GPU, which the host's thread only starts, one is not told."""
         case = self.standings[0].network
         words = [case.cell, case.dtype, case.mode]
         words += [case.matmul_precision] if case.matmul_precision == "tf32" else []
         words += [f"on {case.device}"] if case.device != "cpu" else []
-        return f"{' '.join(words)}, {case.threads} thread{'s' * (case.threads > 1)}"
+        threads = f", {case.threads} thread{'s' * (case.threads > 1)}"
+        return " ".join(words) + (threads if case.device == "cpu" or case.threads > 1 else "")
 
     @property
     def ours(self) -> str:

@@ -24,7 +24,8 @@ ONE_ROUND = "In parentheses: how far the samples let it be. What differs from pr
 CEILING = (
     "Of the ceiling: the least time that this machine's measured limits allow over the time taken. multiply-add: all "
     "matrix products (training: three times the forward ones) at the peak of multiply-adds in registers; read: the "
-    "recurrent weights once per step (training: twice) at the bandwidth of reading as many bytes. The larger binds."
+    "recurrent weights once per step (training: twice) at the bandwidth of reading as many bytes. The larger binds. "
+    "Why a share is missing, results.csv tells."
 )
 
 
@@ -114,7 +115,7 @@ def _row(standing: Standing, table: Table, run: Run) -> Row:
 
 def attained(entrant: Entrant, run: Run) -> roofline.Attained:
     """What the entrant's best setting attained of the run's ceilings."""
-    case = entrant.variants[0].case
+    case = (entrant.best or entrant.variants[0]).case
     return roofline.attained(case, entrant.run_s, run.ceilings, run.ceilings_unknown)
 
 

@@ -6,6 +6,7 @@ import math
 from datetime import datetime
 
 from unrollbench.labels import variant
+from unrollbench.records import Ceiling
 from unrollbench.report.groups import Contrast, Group
 from unrollbench.roofline import Attained
 from unrollbench.stats import ENOUGH_PROCESSES, FEW_PROCESSES_MARGIN, FEW_VALUES_MARGIN, Mean, Ratio, Rounds, centre
@@ -71,6 +72,13 @@ def share(attained: Attained) -> str:
     if attained.ceiling_share is None:
         return UNKNOWN
     return f"{attained.ceiling_share * 100:.{0 if attained.ceiling_share > 0.095 else 1}f} % of {attained.ceiling}"
+
+
+def working_set(ceiling: Ceiling) -> str:
+    """What a ceiling was measured with: `in registers`, `16.0 KiB each`, `4.00 MiB in shared memory`."""
+    if ceiling.working_set_bytes is None:
+        return "in registers"
+    return f"{size(ceiling.working_set_bytes)} {'each' if ceiling.place is None else f'in {ceiling.place}'}"
 
 
 def rate(value: float | None) -> str:

@@ -9,4 +9,5 @@ network   all of it compiled for a device                  ptx       all of it c
 device    what the driver is asked for                     hardware, simulator  the two that answer
 memory    the allocator                                    swap      saved activations in pinned host memory
 matmul    products by cuBLAS, or by `products`             passes    what is started, or recorded and replayed
+ceilings  the GPU's own limits, by the kernels of ceiling_text; wide has their loads of 16 bytes
 """
