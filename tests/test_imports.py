@@ -41,7 +41,7 @@ A module of a package that has a layer of its own is named with its package, and
 
 RANKS = {name: rank for rank, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 FRAMEWORKS = {"numba", "llvmlite", "jax", "jaxlib", "tensorflow", "tf_keras", "keras", "torch", "onnx", "onnxruntime"}
-FRAMEWORKS |= {"openvino", "numba_cuda", "nvmath", "pynvml", "cuda"}
+FRAMEWORKS |= {"openvino", "flashrnn", "ninja", "triton", "numba_cuda", "nvmath", "pynvml", "cuda"}
 KNOWN_WITHOUT_RUNNING = (
     "report",
     "store",

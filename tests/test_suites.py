@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from unrollbench import plan, suite
+from unrollbench.backends import limits
 from unrollbench.case import Case
 from unrollbench.errors import SuiteError
 
@@ -18,7 +19,7 @@ CASES = {
     "asr": 24,
     "cuda": 105,
     "cuda_memory": 11,
-    "cuda_peers": 186,
+    "cuda_peers": 230,
     "layers": 48,
     "memory": 16,
     "parallel_iterations": 36,
@@ -114,6 +115,16 @@ def test_a_suite_for_gpus_has_cases_of_every_mode_that_any_machine_can_run(name:
     assert {case.backend for case in anywhere} == {"numba_cpu"}
     assert {case.mode for case in anywhere} == {case.mode for case in cases}
     assert plan.estimate(plan.make(suite.load(name), filters=["device=cpu"])).seconds < 60
+
+
+def test_cuda_peers_has_each_of_flashrnn_s_kernels_in_both_modes_on_networks_that_it_takes() -> None:
+    planned = plan.make(suite.load("cuda_peers")).cases
+    for name in ("flashrnn", "flashrnn_alternating", "flashrnn_triton"):
+        cases = [case for case in planned if case.backend == name]
+        assert {case.mode for case in cases} == {"forward", "train"}
+        assert all(getattr(limits, name)(case) is None for case in cases)
+        others = [case for case in planned if case.backend == "numba_cuda"]
+        assert {case.network for case in cases} <= {case.network for case in others}
 
 
 def test_training_beyond_the_limit_has_room_for_everything_but_its_activations() -> None:

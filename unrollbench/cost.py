@@ -50,8 +50,13 @@ BUILDS = {
     "torch": Build(import_s=2.0, base_s=(17.0, 20.0), copy_s=(0.110, 0.400)),
     "onnx": Build(import_s=1.0, base_s=(0.3, 0.3), copy_s=(0.006, 0.006)),
     "openvino": Build(import_s=0.5, base_s=(0.1, 0.1), copy_s=(0.0, 0.0)),
+    "flashrnn": Build(import_s=3.0, base_s=(120.0, 120.0), copy_s=(0.0, 0.0)),
+    "flashrnn_alternating": Build(import_s=3.0, base_s=(80.0, 80.0), copy_s=(0.0, 0.0)),
+    "flashrnn_triton": Build(import_s=3.0, base_s=(2.0, 4.0), copy_s=(0.0, 0.0)),
 }
-"""Backend -> what its builds cost; any other backend is taken for numba_cpu."""
+"""Backend -> what its builds cost; any other backend is taken for numba_cpu. Those of FlashRNN are guesses."""
+COMPILED_LIBRARIES = ("flashrnn", "flashrnn_alternating", "flashrnn_triton")
+"""Backends whose library execution is compiled for the case."""
 READY_S = 0.2
 """A build that compiles nothing: of a framework's fused operators, and of PyTorch's eager loop."""
 
@@ -97,7 +102,8 @@ def expected_run_s(case: Case) -> float:
 def expected_build_s(case: Case) -> float:
     """Seconds until the first run, import included."""
     build = BUILDS.get(case.backend, BUILDS["numba_cpu"])
-    if case.execution == "library" or (case.backend, case.execution) == ("torch", "stepwise"):
+    ready = case.execution == "library" and case.backend not in COMPILED_LIBRARIES
+    if ready or (case.backend, case.execution) == ("torch", "stepwise"):
         return build.import_s + READY_S
     unroll = case.unroll if isinstance(case.unroll, int) else 1
     copies = {"static": case.sequence_length, "dynamic": min(unroll, case.sequence_length)}.get(case.execution, 1)

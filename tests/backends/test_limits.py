@@ -73,12 +73,64 @@ def test_a_plain_lstm_runs_in_every_execution_that_a_framework_has(execution: st
         ("openvino", {"execution": "dynamic", "cell": "gru", "unroll": 2}, "no partial unroll"),
         ("openvino", {"execution": "static"}, "together again"),
         ("openvino", {"execution": "stepwise"}, "whole sequences"),
+        ("flashrnn", {"execution": "library"}, "device 'cuda' only"),
+        ("flashrnn_alternating", {"execution": "library"}, "device 'cuda' only"),
+        ("flashrnn_triton", {"execution": "library"}, "device 'cuda' only"),
     ],
 )
 def test_what_a_framework_cannot_do_exactly_has_its_reason(framework: str, axes: dict[str, Any], words: str) -> None:
     reason = getattr(limits, framework)(case(**axes))
     assert reason is not None
     assert words in reason
+
+
+FLASH: dict[str, Any] = {"device": "cuda", "execution": "library", "num_units": 64}
+"""What each of FlashRNN's kernels takes, if its precision of products is added."""
+PRECISION = {"flashrnn": "tf32", "flashrnn_alternating": "float32", "flashrnn_triton": "tf32"}
+
+
+@pytest.mark.parametrize("name", PRECISION)
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({}, None),
+        ({"mode": "train", "time_major": False, "num_layers": 2, "num_units": (32, 64)}, None),
+        ({"cell": "gru"}, "reset gate after"),
+        ({"dtype": "float64"}, "not in float64"),
+        ({"lengths": (1, 4)}, "no lengths"),
+        ({"cell_options": CellOptions(use_peepholes=True)}, "no use_peepholes"),
+        ({"cell_options": CellOptions(num_proj=3, cell_clip=1.0)}, "no cell_clip, num_proj"),
+        ({"allow_growth": False}, "no allow_growth = false"),
+        ({"execution": "dynamic"}, "execution = 'library'"),
+    ],
+)
+def test_flashrnn_s_kernels_take_a_plain_lstm_and_say_what_they_have_not(
+    name: str, axes: dict[str, Any], words: str | None
+) -> None:
+    reason = getattr(limits, name)(case(**{**FLASH, "matmul_precision": PRECISION[name], **axes}))
+    assert reason is None if words is None else words in reason
+
+
+@pytest.mark.parametrize(
+    ("name", "axes", "words"),
+    [
+        ("flashrnn", {"matmul_precision": "float32"}, "in TF32"),
+        ("flashrnn", {"matmul_precision": "tf32", "num_units": 100}, "multiples of 16 units, not 100"),
+        ("flashrnn", {"matmul_precision": "tf32", "num_units": 1024}, None),
+        ("flashrnn", {"matmul_precision": "tf32", "cell": "basic_rnn"}, None),
+        ("flashrnn_alternating", {"matmul_precision": "tf32"}, "without TF32"),
+        ("flashrnn_alternating", {"num_units": 100, "cell": "basic_rnn"}, None),
+        ("flashrnn_triton", {"matmul_precision": "float32"}, None),
+        ("flashrnn_triton", {"num_units": 128}, "16, 32 or 64 units, not 128"),
+        ("flashrnn_triton", {"num_units": (64, 48), "num_layers": 2}, "not 64, 48"),
+        ("flashrnn_triton", {"cell": "basic_rnn"}, "lstm only"),
+    ],
+)
+def test_each_of_flashrnn_s_kernels_has_its_own_sizes_and_precision(
+    name: str, axes: dict[str, Any], words: str | None
+) -> None:
+    reason = getattr(limits, name)(case(**{**FLASH, **axes}))
+    assert reason is None if words is None else words in reason
 
 
 @pytest.mark.parametrize("framework", ["tensorflow", "keras", "onnx", "openvino"])

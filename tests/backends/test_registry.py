@@ -11,13 +11,25 @@ import pytest
 from unrollbench import backends
 from unrollbench.errors import BackendUnavailable
 
-FRAMEWORKS = ("numba_cuda", "tensorflow", "keras", "jax", "torch", "onnx", "openvino")
+FRAMEWORKS: tuple[str, ...] = ("numba_cuda", "tensorflow", "keras", "jax", "torch", "onnx", "openvino")
+FRAMEWORKS += ("flashrnn", "flashrnn_alternating", "flashrnn_triton")
 
 
 @pytest.fixture
 def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Importing a framework fails as it does where it is not installed, whether or not it is."""
-    absent = {"tensorflow", "tf_keras", "keras", "jax", "jaxlib", "torch", "onnx", "onnxruntime", "openvino"}
+    absent = {
+        "tensorflow",
+        "tf_keras",
+        "keras",
+        "jax",
+        "jaxlib",
+        "torch",
+        "onnx",
+        "onnxruntime",
+        "openvino",
+        "flashrnn",
+    }
     real = builtins.__import__
 
     def importing(name: str, *args: Any, **kwargs: Any) -> Any:

@@ -21,6 +21,9 @@ BUILT_IN = {
     "torch": "unrollbench.backends.torch_rnn:TorchRnn",
     "onnx": "unrollbench.backends.onnx_rnn:OnnxRnn",
     "openvino": "unrollbench.backends.openvino_rnn:OpenvinoRnn",
+    "flashrnn": "unrollbench.backends.flashrnn_rnn:FlashRnn",
+    "flashrnn_alternating": "unrollbench.backends.flashrnn_rnn:FlashRnnAlternating",
+    "flashrnn_triton": "unrollbench.backends.flashrnn_rnn:FlashRnnTriton",
 }
 """Backend name -> where its class lives; `unrollbench.backends` entry points add to it."""
 
@@ -32,6 +35,9 @@ EXTRAS = {
     "torch": "torch",
     "onnx": "onnx",
     "openvino": "openvino",
+    "flashrnn": "flashrnn",
+    "flashrnn_alternating": "flashrnn",
+    "flashrnn_triton": "flashrnn",
 }
 """Backend name -> the extra of this package that installs what it needs."""
 

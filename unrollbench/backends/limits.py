@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from unrollbench.case import CELLS, DEVICES, Case
 
+_ALLOCATOR = "torch's allocator takes a device's memory as it is needed; it has no allow_growth = false"
+
 
 def tensorflow(case: Case) -> str | None:
     """Why TensorFlow 1's own functions cannot run the case, or None."""
@@ -32,7 +34,7 @@ def jax(case: Case) -> str | None:
 def torch(case: Case) -> str | None:
     """Why PyTorch cannot run the case, or None; whether it has `scan` and a GPU here is the backend's to say."""
     if case.canonical().allow_growth is False:
-        return "torch's allocator takes a device's memory as it is needed; it has no allow_growth = false"
+        return _ALLOCATOR
     if case.execution == "library":
         return _unknown(case, "torch", DEVICES) or _torch_library(case)
     if case.execution == "dynamic" and case.mode == "train":
@@ -58,6 +60,53 @@ def openvino(case: Case) -> str | None:
     if case.execution == "library":
         return _unknown(case, "openvino") or _openvino_library(case)
     return _unknown(case, "openvino") or _openvino_loop(case)
+
+
+def flashrnn(case: Case) -> str | None:
+    """Why FlashRNN's fused CUDA kernel cannot run the case, or None; what fits the GPU is the backend's to say."""
+    reason = _flashrnn(case, "flashrnn")
+    if reason is None and case.canonical().matmul_precision != "tf32":
+        return "FlashRNN's fused kernel multiplies in TF32; set matmul_precision = 'tf32', or take flashrnn_alternating"
+    if reason is None and any(units % 16 for units in case.units):
+        return f"FlashRNN's fused kernel takes multiples of 16 units, not {_sizes(case)}"
+    return reason
+
+
+def flashrnn_alternating(case: Case) -> str | None:
+    """Why FlashRNN's alternating CUDA kernels cannot run the case, or None."""
+    reason = _flashrnn(case, "flashrnn_alternating")
+    if reason is None and case.canonical().matmul_precision != "float32":
+        return "FlashRNN's alternating kernels multiply without TF32; set matmul_precision = 'float32', or flashrnn"
+    return reason
+
+
+def flashrnn_triton(case: Case) -> str | None:
+    """Why FlashRNN's Triton kernel cannot run the case, or None."""
+    if case.cell == "basic_rnn":
+        return "FlashRNN's Triton kernel is one of lstm only"
+    reason = _flashrnn(case, "flashrnn_triton")
+    if reason is None and not set(case.units) <= {16, 32, 64}:
+        return f"FlashRNN's Triton kernel takes 16, 32 or 64 units, not {_sizes(case)}"
+    return reason
+
+
+def _flashrnn(case: Case, name: str) -> str | None:
+    missing = _options(case, allowed=())
+    reasons = {
+        _ALLOCATOR: case.canonical().allow_growth is False,
+        "FlashRNN's operator owns its loop: that is execution = 'library'": case.execution != "library",
+        "FlashRNN's gru applies the reset gate after the recurrent product, TensorFlow 1's GRUCell before it": (
+            case.cell == "gru"
+        ),
+        "FlashRNN's kernels compute in float32 and below, not in float64": case.dtype != "float32",
+        "FlashRNN takes no lengths: every row runs all steps": case.lengths != "full",
+        f"FlashRNN's lstm has no {missing}": missing is not None,
+    }
+    return _unknown(case, name, ("cuda",)) or next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _sizes(case: Case) -> str:
+    return ", ".join(map(str, dict.fromkeys(case.units)))
 
 
 def _keras_layer(case: Case) -> str | None:
@@ -146,7 +195,7 @@ def _jax_on_cuda(case: Case) -> str | None:
 def _unknown(case: Case, name: str, devices: tuple[str, ...] = ("cpu",)) -> str | None:
     """Why no execution of this backend takes the case at all."""
     if case.device not in devices:
-        return f"backend {name!r} drives device 'cpu' only, not {case.device!r}"
+        return f"backend {name!r} drives device {devices[0]!r} only, not {case.device!r}"
     if case.cell not in CELLS:
         return f"backend {name!r} has its own equations for {', '.join(CELLS)}, none for {case.cell}"
     return None

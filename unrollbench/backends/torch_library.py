@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,28 @@ from unrollbench.tensors import Array, State, Weights
 
 _GATES = {"basic_rnn": (0,), "lstm": (0, 2, 1, 3)}
 """torch's gate order by TensorFlow's: i, f, g, o from i, j, f, o; its own inverse."""
+
+
+class OwnsLoop(Protocol):
+    """An operator for a whole sequence of torch's tensors, with weights, state and gradients in layouts of its own."""
+
+    def parameters(self) -> list[dict[str, Any]]:
+        """The tensors that gradients are taken for, by the operator's names."""
+
+    def network(self, weights: Any, inputs: Any, state: Any, lengths: Any) -> tuple[Any, Any]:
+        """(outputs in the case's layout, state in the operator's)."""
+
+    def stack_state(self, state: Sequence[State]) -> Sequence[Any]:
+        """The canonical state as the operator has it."""
+
+    def canonical_state(self, state: Sequence[Any]) -> tuple[State, ...]:
+        """What `stack_state` stacked."""
+
+    def canonical_weights(self, modules: Sequence[dict[str, Array]]) -> tuple[Weights, ...]:
+        """Gradients of `parameters` as gradients by TensorFlow's names."""
+
+    def source(self) -> str:
+        """What the listing shows."""
 
 
 class Library:

@@ -17,7 +17,7 @@ from unrollbench.backends import Listing, Memory, limits, torch_cuda
 from unrollbench.backends.phases import Phases
 from unrollbench.backends.step import States, Value, stack_step
 from unrollbench.backends.torch_compile import Compiler, cold_caches, import_compiler
-from unrollbench.backends.torch_library import Library
+from unrollbench.backends.torch_library import Library, OwnsLoop
 from unrollbench.case import Case
 from unrollbench.tensors import Array, Gradients, Outputs, State, Tensors
 
@@ -57,8 +57,8 @@ class TorchRnn:
             if lengths is not None and library is None:  # packing a batch wants its lengths on the processor
                 lengths = lengths.to(case.device)
             network = _network(case) if library is None else library.network
-            leaves = _leaves(case, tensors, library)
-            cotangents = _cotangents(case, tensors, library)
+            leaves = leaves_of(case, tensors, library)
+            cotangents = cotangents_of(case, tensors, library)
         kind = TorchProgram if case.device == "cpu" else TorchCudaProgram
         program = kind(case, network, leaves, lengths, cotangents, library, phases)
         if case.execution in ("static", "dynamic"):
@@ -101,7 +101,7 @@ class TorchProgram:
         leaves: dict[str, Any],
         lengths: Value,
         cotangents: list[Value],
-        library: Library | None,
+        library: OwnsLoop | None,
         phases: Phases,
     ) -> None:
         self._case, self._leaves, self._lengths, self._cotangents = case, leaves, lengths, cotangents
@@ -233,7 +233,7 @@ def _scan(case: Case, weights: Any, inputs: Value, state: States, lengths: Value
     return outputs.movedim(0, time_axis).contiguous(), state
 
 
-def _leaves(case: Case, tensors: Tensors, library: Library | None) -> dict[str, Any]:
+def leaves_of(case: Case, tensors: Tensors, library: OwnsLoop | None) -> dict[str, Any]:
     """The tensors that gradients are taken for, each with memory of its own."""
     arrays: dict[str, Any] = {"weights": tensors.weights, "inputs": tensors.inputs, "state": tensors.initial_state}
     if library is not None:
@@ -250,7 +250,8 @@ def _leaves(case: Case, tensors: Tensors, library: Library | None) -> dict[str, 
     return leaves
 
 
-def _cotangents(case: Case, tensors: Tensors, library: Library | None) -> list[Value]:
+def cotangents_of(case: Case, tensors: Tensors, library: OwnsLoop | None) -> list[Value]:
+    """The cotangents of the outputs and of each array of the state, in the order of the program's results."""
     if case.mode == "forward":
         return []
     d_state: Any = tensors.d_state

@@ -24,6 +24,7 @@ PACKAGES += ("torch", "onnx", "onnxruntime", "openvino")
 
 CUDA_PACKAGES: tuple[str, ...] = ("numba-cuda", "nvmath-python", "cuda-bindings", "nvidia-cublas", "nvidia-cublas-cu12")
 CUDA_PACKAGES += ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "jax-cuda12-plugin", "jax-cuda13-plugin", "triton")
+CUDA_PACKAGES += ("flashrnn",)
 """The same, of what computes on a GPU only."""
 
 SETTINGS: tuple[str, ...] = ("OMP_", "MKL_", "OPENBLAS_", "NUMBA_", "KMP_", "GOMP_", "XLA_", "JAX_", "MALLOC_")
