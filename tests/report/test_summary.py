@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from html import unescape
 
 import pytest
 
 from tests.runs import adversarial, failed, measured, run_of, three_ways
 from unrollbench.case import Case
 from unrollbench.records import Run, Sample
-from unrollbench.report import answers, summary
+from unrollbench.report import answers, html, summary
 from unrollbench.report.groups import groups
 
 
@@ -90,9 +91,14 @@ def test_two_clocks_beside_each_other_are_told_of() -> None:
     loop = Case(device="cuda", backend="numba_cuda")
     by_wall = measured(replace(loop, backend="jax"))
     by_events = replace(measured(loop), samples=(Sample(1, 1e-3, 2e-3),) * 10)
-    assert "by the wall" in summary.text(run_of(by_wall, by_events))
+    told = summary.two_clocks(groups(run_of(by_wall, by_events)))
+    assert told is not None
+    assert "others' (jax) are the wall's" in told
+    assert told in " ".join(summary.text(run_of(by_wall, by_events)).split())
+    assert told in unescape(html.page(run_of(by_wall, by_events)))
     for alone in (by_wall, by_events):
         assert "by the wall" not in summary.text(run_of(alone))
+        assert "are the wall's" not in unescape(html.page(run_of(alone)))
 
 
 def test_a_gpu_that_was_held_down_or_slowed_is_told_of() -> None:

@@ -31,8 +31,8 @@ _CLOCK_FALL = 0.03
 """A fall of a GPU's clock by more than this fraction from before to after the timed runs counts."""
 _HEAD = ("variant", "build", "run", "memory", "its own")
 _TWO_CLOCKS = (
-    "Run times of a program that is timed by its device's events are those; others' are the wall's, the wait for the "
-    "device included. A ratio between the two is of both by the wall."
+    "Run times of a program that is timed by its device's events are those; others' ({}) are the wall's, the wait for "
+    "the device included. A ratio between the two is of both by the wall."
 )
 _RATIOS = ("run time", "build time", "memory")
 
@@ -42,7 +42,7 @@ def text(run: Run) -> str:
     found = groups(run)
     beside = peers.tables(found)
     notes = [note for note in (wording.caveat(ratios(found)),) if note]
-    notes += [_TWO_CLOCKS] if two_clocks(found) else []
+    notes += [note for note in (two_clocks(found),) if note]
     notes += [standings.note(beside, ceiling=bool(run.ceilings))] if beside else []
     ending = [
         *skips(run),
@@ -58,9 +58,15 @@ def text(run: Run) -> str:
     )
 
 
-def two_clocks(found: Sequence[Group]) -> bool:
-    """Whether variants that are timed by a device's events stand beside others that are not."""
-    return any(len({v.by_events for v in group.variants if v.ok}) > 1 for group in found)
+def two_clocks(found: Sequence[Group]) -> str | None:
+    """Whose run times are not by a device's events, where they stand beside others that are; else None."""
+    mixed = [v for group in found for v in group.variants if v.ok and _is_mixed(group)]
+    by_wall = sorted({v.case.backend for v in mixed if not v.by_events})
+    return _TWO_CLOCKS.format(", ".join(by_wall)) if by_wall else None
+
+
+def _is_mixed(group: Group) -> bool:
+    return len({v.by_events for v in group.variants if v.ok}) > 1
 
 
 def disturbed(run: Run) -> tuple[str, ...]:
