@@ -49,9 +49,9 @@ def test_every_adversary_is_met_without_one(adversary: Adversary, execution: str
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Small networks of every kind, run in every way."""
-    execution, layers = draw(st.sampled_from(EXECUTIONS)), draw(st.integers(1, 2))
+    execution, layers = draw(st.sampled_from(EXECUTIONS)), draw(st.integers(1, 3))
     steps, batch = draw(st.integers(1, 6)), draw(st.integers(1, 4))
-    window = draw(st.integers(1, 4))
+    window = draw(st.integers(1, 6))
     axes = {
         "execution": execution,
         "mode": draw(st.sampled_from(["forward", "train"])),

@@ -80,6 +80,16 @@ def test_a_loop_on_the_device_holds_a_barrier_of_the_grid(direction: str) -> Non
     assert any(labels[to] < barrier < place for place, to in jumps if to in labels for barrier in barriers)
 
 
+def test_a_wavefront_assembles_and_waits_in_a_loop_of_several_layers() -> None:
+    wanted = case("gru", "dynamic", "float32", num_layers=2, num_units=64, unroll=1)
+    kernels = compile_ptx(wanted, (9, 0))
+    for direction in ("forward", "backward"):
+        ptx = kernels[f"loop_{direction}"]
+        code = assemble(ptx, (9, 0))
+        assert code.local_bytes <= SPILLED_BYTES, direction
+        assert sum(line.strip().startswith("cudaCGSynchronize,") for line in ptx.split("\n")) >= 3, direction
+
+
 @pytest.mark.parametrize("execution", ["static", "dynamic"])
 def test_no_kernel_reads_past_the_caches_that_a_barrier_empties(execution: str) -> None:
     """A load by the read-only path may return what lay there before another block wrote it."""
