@@ -183,8 +183,8 @@ def ceilings(arguments: argparse.Namespace) -> int:
     from unrollbench.roofline import disturbance
 
     for title, wanted in _limits(arguments):
-        say(f"{title}, the best of several tries")
         limits = probe.ceilings([wanted])
+        say(f"{title}, the best of several tries")
         width = max(len(wording.working_set(found)) for found in limits)
         for found in limits:
             why = disturbance(found)
