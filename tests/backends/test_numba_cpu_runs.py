@@ -62,6 +62,16 @@ def test_time_may_change_from_call_to_call_and_nothing_is_compiled_again(axes: d
         check(longer, tensors, results)
 
 
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("name", ["lstm with peepholes", "lstm with projection", "gru"])
+def test_nothing_of_an_earlier_run_is_in_the_gradients(execution: str, name: str) -> None:
+    case, tensors, program = small(name, execution=execution, parallel_iterations=3)
+    for lengths in ([7, 7, 5], [0, 2, 1], [0, 0, 0], [3, 0, 7]):
+        results = run(program, case, replace(tensors, lengths=np.array(lengths)))
+        of_lengths = replace(case, lengths=tuple(lengths))
+        check(of_lengths, draw(of_lengths), results)
+
+
 def test_a_static_program_takes_no_other_number_of_time_steps() -> None:
     case, tensors, program = small(execution="static")
     for T in (6, 8):

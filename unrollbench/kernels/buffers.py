@@ -236,11 +236,18 @@ class Buffers:
                 _fill(buffers[name][0], None if initial_state is None else initial_state[layer][position])
 
     def begin_backward(self, d_state: Sequence[State] | None) -> None:
-        """Gradients of weights and temporaries are zero, those of the state are the final state's; None is zero."""
+        """Gradients of temporaries are zero, those of the state are the final state's; None is zero.
+
+        Those of weights are zero where nothing will replace them: diagonals, which are added up row by row, and all of
+        them where there is no step.
+        """
         assert self._gradients is not None, "only training programs have a backward pass"
-        self._gradients[...] = 0
+        if not self.lengths.any():
+            self._gradients[...] = 0
         for layer, buffers in enumerate(self.layers):
             layout = buffers.layout
+            for name in (name for s in layout.stages for name in s.stage.diagonals):
+                buffers.fixed[f"d_{name}"][...] = 0
             exposed = [name for s in layout.stages for name in s.stage.exposed]
             for name in (*layout.cell.temporaries, *exposed):
                 buffers.fixed[f"d_{name}"][...] = 0

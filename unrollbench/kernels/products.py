@@ -43,29 +43,27 @@ def multiply(dtype: str) -> Kernel:
     def product(rows, columns, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
         block = WIDE_ROWS if count < DEEP_PRODUCT else DEEP_ROWS
         for first in range(0, rows, block):
-            last = min(rows, first + block)
-            for column in range(0, columns // 4 * 4, 4):
+            last, column = min(rows, first + block), 0
+            while column < columns:
                 panel, s, o = w + column * w_column, start + column * width, out + column * width
-                row = first
-                while row + ROW_TILE <= last:
-                    at, s_at, o_at = a + row * a_row, s + row * start_row, o + row * out_row
-                    tile_6x4(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
-                    row += ROW_TILE
+                wide, row = column + 4 <= columns, first
                 while row < last:
-                    at, s_at, o_at = a + row * a_row, s + row * start_row, o + row * out_row
-                    tile_1x4(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
-                    row += 1
-            for column in range(columns // 4 * 4, columns):
-                panel, s, o = w + column * w_column, start + column * width, out + column * width
-                row = first
-                while row + ROW_TILE <= last:
-                    at, s_at, o_at = a + row * a_row, s + row * start_row, o + row * out_row
-                    tile_6x1(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
-                    row += ROW_TILE
-                while row < last:
-                    at, s_at, o_at = a + row * a_row, s + row * start_row, o + row * out_row
-                    tile_1x1(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
-                    row += 1
+                    at, s_at, o_at, tall = (
+                        a + row * a_row,
+                        s + row * start_row,
+                        o + row * out_row,
+                        row + ROW_TILE <= last,
+                    )
+                    if wide and tall:
+                        tile_6x4(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
+                    elif wide:
+                        tile_1x4(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
+                    elif tall:
+                        tile_6x1(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
+                    else:
+                        tile_1x1(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
+                    row += ROW_TILE if tall else 1
+                column += 4 if wide else 1
 
     return Kernel(f"multiply_{dtype}", product, 13)
 
@@ -148,21 +146,18 @@ def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
 
 @cache
 def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool) -> Kernel:
-    """`weight_gradient(f, t, slot, n)`: adds x^T . d_pre, operand^T . d_pre and column sums of n steps from t."""
-    fields, i, batch, threads, itemsize, width = (
-        layout.fields,
-        s.index,
-        layout.batch,
-        layout.threads,
-        layout.itemsize,
-        layout.width,
-    )
+    """`weight_gradient(f, t, slot, n)`: adds x^T . d_pre, operand^T . d_pre and column sums of n steps from t.
+
+    The steps that end at the longest length come first: their sums replace what was there.
+    """
+    fields, i, batch, threads = layout.fields, s.index, layout.batch, layout.threads
+    itemsize, width = layout.itemsize, layout.width
     operand = layout.arrays[s.stage.operand]
     inputs = layout.spec.input_size if s.stage.takes_input else 0
     has_bias = s.stage.bias is not None
     operand_size, operand_row, columns, row_bytes = s.operand_size, operand.row_bytes, s.columns, s.row_bytes
-    f_x, f_operand, f_gates, f_one, f_panel, f_thread = (
-        fields[n] for n in ("x", s.stage.operand, f"gates_{i}", "one", "panel", "thread")
+    f_x, f_operand, f_gates, f_one, f_zeros, f_panel, f_thread, f_limit = (
+        fields[n] for n in ("x", s.stage.operand, f"gates_{i}", "one", "zeros", "panel", "thread", "limit")
     )
     f_d_x, f_d_h, f_d_b = (fields[f"d_{n}_{i}"] for n in ("W_x", "W_h", "bias"))
     multiplier = multiply(layout.dtype)
@@ -177,34 +172,29 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: 
         x = peek(f, f_x) + (t if x_by_time else slot) * batch * x_row
         h = peek(f, f_operand) + t * batch * operand_row
         groups = (columns + 3) // 4
+        latest = t + n == peek(f, f_limit)
         for first in range(0, rows, PANEL_ROWS):
             depth = min(PANEL_ROWS, rows - first)
+            replaces = latest and first == 0
+            start_row = 0 if replaces else row_bytes
             for group in range(groups * thread // threads, groups * (thread + 1) // threads):
                 count, offset = min(4, columns - group * 4), group * 4 * width
                 for r in range(depth):
                     copy_bytes(panel + r * 4 * width, gates + (first + r) * row_bytes + offset, count * width)
                 out, a = peek(f, f_d_x) + offset, x + first * x_row
+                start = peek(f, f_zeros) if replaces else out
                 product(
-                    inputs, count, depth, a, itemsize, x_row, panel, width, 4 * width, out, row_bytes, out, row_bytes
+                    inputs, count, depth, a, itemsize, x_row, panel, width, 4 * width, start, start_row, out, row_bytes
                 )
                 out, a = peek(f, f_d_h) + offset, h + first * operand_row
+                start = peek(f, f_zeros) if replaces else out
                 product(
-                    operand_size,
-                    count,
-                    depth,
-                    a,
-                    itemsize,
-                    operand_row,
-                    panel,
-                    width,
-                    4 * width,
-                    out,
-                    row_bytes,
-                    out,
-                    row_bytes,
-                )
+                    operand_size, count, depth, a, itemsize, operand_row, panel, width, 4 * width,
+                    start, start_row, out, row_bytes,
+                )  # fmt: skip
                 if has_bias:
                     out = peek(f, f_d_b) + offset
-                    product(1, count, depth, one, 0, 0, panel, width, 4 * width, out, row_bytes, out, row_bytes)
+                    start = peek(f, f_zeros) if replaces else out
+                    product(1, count, depth, one, 0, 0, panel, width, 4 * width, start, start_row, out, row_bytes)
 
     return Kernel("d_weights", run, 4, [multiplier])

@@ -68,8 +68,8 @@ def barrier(counter, threads):
 
 
 @cache
-def _compiled():
-    """(serve, launch, stop): what a team's threads run and what its owner calls; compiled when a team is first made."""
+def compiled():
+    """(serve, launch, stop): what a team's threads run and what its owner calls; compiled once for all teams."""
 
     @njit(types.void(types.intp, types.intp), error_model="numpy", nogil=True)
     def serve(control, thread):
@@ -120,12 +120,12 @@ def _serve(control: npt.NDArray[np.int64], thread: int, cpu: int | None) -> None
     if cpu is not None:
         with suppress(OSError):  # forbidden, or the processor was taken away: it runs wherever it may
             os.sched_setaffinity(0, {cpu})
-    _compiled()[0](control.ctypes.data, thread)
+    compiled()[0](control.ctypes.data, thread)
 
 
 def _stop(control: npt.NDArray[np.int64], members: list[threading.Thread]) -> None:
     if members:
-        _compiled()[2](control.ctypes.data)
+        compiled()[2](control.ctypes.data)
     for member in members:
         member.join()
 
@@ -142,7 +142,7 @@ class Team:
         self._members: list[threading.Thread] = []
         self._own_cpu: int | None = None
         if size > 1:
-            _compiled()
+            compiled()
             cpus = processors(size)
             if cpus[0] is not None and cpus[0] < 8 * CPU_SET_BYTES:
                 self._own_cpu = cpus[0]
@@ -187,7 +187,7 @@ class Team:
         if self.size == 1:
             _C_FUNCTION(function)(frames.ctypes.data)
         else:
-            _, launch, _ = _compiled()
+            _, launch, _ = compiled()
             launch(self._control.ctypes.data, function, frames.ctypes.data, frames.strides[0], self.size - 1)
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import numba
 
+from unrollbench.kernels import threads
+
 
 def compile_one() -> None:
-    """A function that is none of the cases' own is compiled, so that the first case's build is its own and no more."""
+    """What is none of the cases' own is compiled, so that a case's build is its own and no more.
+
+    A function, with which Numba starts, and what the threads of every team run; no thread is started.
+    """
+    threads.compiled()
 
     @numba.cfunc("void(int64, int64)", nopython=True, error_model="numpy")
     def count(first, second):
