@@ -20,6 +20,7 @@ from tests.backends.numba_programs import (
 )
 from unrollbench.backends.numba_cpu import NumbaCpu
 from unrollbench.case import Case
+from unrollbench.kernels import pack
 from unrollbench.tensors import Outputs, draw
 
 
@@ -152,3 +153,20 @@ def test_tensors_may_be_dropped_once_they_are_set() -> None:
     wanted = replace(case, mode="forward")
     check(wanted, replace(tensors, d_outputs=None, d_state=None), Outputs(program.outputs(), program.final_state()))
     assert len(fillers) == 50
+
+
+def test_a_program_without_room_for_a_longer_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, tensors, program = small(execution="dynamic")
+    run(program, case, tensors)
+    longer = replace(case, sequence_length=30)
+
+    def no_room(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        raise MemoryError(f"{shape} of {dtype}")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pack, "aligned", no_room)
+        for _ in range(2):
+            with pytest.raises(MemoryError):
+                run(program, longer, draw(longer))
+    for now in (longer, case):
+        check(now, draw(now), run(program, now, draw(now)))

@@ -93,10 +93,10 @@ class Buffers:
         """Arrays with a slot per time step have `steps` (state arrays `steps` + 1) slots."""
         if steps == self.steps:
             return
-        self.steps = steps
+        self.steps = 0  # until all of it is there: without room, the next call begins again
         shapes: list[tuple[LayerBuffers, str, tuple[int, ...]]] = []
         for index, buffers in enumerate(self.layers):
-            shapes += [(buffers, name, shape) for name, shape in self._timed_shapes(index).items()]
+            shapes += [(buffers, name, shape) for name, shape in self._timed_shapes(index, steps).items()]
             buffers.timed.clear()
         saved = [place for place in shapes if self._is_saved(place[1])]
         if self.network.spec.swap_memory:
@@ -104,12 +104,12 @@ class Buffers:
         for buffers, name, shape in shapes:
             if name not in buffers.timed:
                 buffers.timed[name] = pack.aligned(shape, self.network.spec.dtype)
+        self.steps = steps
         self._point_timed()
 
-    def _timed_shapes(self, index: int) -> dict[str, tuple[int, ...]]:
+    def _timed_shapes(self, index: int, steps: int) -> dict[str, tuple[int, ...]]:
         layout, spec = self.layers[index].layout, self.network.spec
-        batch, steps = spec.batch_size, self.steps
-        window = min(steps, self.network.schedule.window)
+        batch, window = spec.batch_size, min(steps, self.network.schedule.window)
         slots = {"time": steps, "window": window}
         shapes: dict[str, tuple[int, ...]] = {
             name: (slots[a.slots] + a.is_state, batch, a.row_bytes // layout.itemsize)
