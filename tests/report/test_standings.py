@@ -39,6 +39,9 @@ def test_a_row_has_our_setting_its_share_of_the_ceiling_and_a_cell_for_every_pee
     assert first.peers == (Cell("skipped"), Cell("1.75", "(1.50-2.00)", True))
     assert second.peers == (Cell("not tried"), Cell("0.85", "(0.80-0.90)", False))
     assert told.mean.text == "1.22"
+    assert told.limit is not None
+    least_s = 0.5e-3, 0.5e-3 * OTHER.flops / NETWORK.flops
+    assert told.limit.text == f"{(1.75e-3 / least_s[0] * 0.85e-3 / least_s[1]) ** 0.5:.2f}"
     assert told.settings == "dynamic on 2"
 
 
@@ -60,13 +63,21 @@ def test_on_a_gpu_the_share_is_that_of_our_best_setting_and_of_the_gpu() -> None
 
 
 def test_the_lines_for_a_terminal_have_the_same_cells() -> None:
-    title, head, first, _, mean, settings = standings.lines(tables(groups(RUN)), RUN)
+    title, head, first, _, mean, limit, settings = standings.lines(tables(groups(RUN)), RUN)
     assert title == "lstm float32 forward, 1 thread: each peer's time over that of numba_cpu"
     assert head.split("  ")[-1].strip() == "torch"
     for figure in ("1.00 ms", "50 % of multiply-add", "1.75 ms torch", "1.75 (1.50-2.00)", "skipped"):
         assert figure in first
+    assert limit.split()[:5] == ["at", "the", "ceilings", "100", "%"]
     assert mean.split() == ["geometric", "mean", "of", "2", "1.22", "-", "1.22"]
     assert settings == "  our fastest settings: dynamic on 2"
+
+
+def test_without_ceilings_nothing_is_said_of_them() -> None:
+    run = replace(RUN, ceilings=())
+    (table,) = tables(groups(run))
+    assert standings.words(table, run).limit is None
+    assert not any("ceilings" in line for line in standings.lines((table,), run))
 
 
 def test_the_note_says_what_the_spread_is_of() -> None:

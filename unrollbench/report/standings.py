@@ -25,6 +25,7 @@ CEILING = (
     "Of the ceiling: the least time that this machine's measured limits allow over the time taken. multiply-add: all "
     "matrix products (training: three times the forward ones) at the peak of multiply-adds in registers; read: the "
     "recurrent weights once per step (training: twice) at the bandwidth of reading as many bytes. The larger binds. "
+    "At the ceilings: how many times as fast as the fastest peer a program would be that reached them, which none can. "
     "Why a share is missing, results.csv tells."
 )
 
@@ -54,7 +55,8 @@ class Row:
 class Words:
     """One table: its title, the peers' names, the rows, the geometric means below them, and our best settings.
 
-    A mean is over all `networks` unless its fine print has another number.
+    A mean is over all `networks` unless its fine print has another number. limit: what the mean of ratios would be if
+    ours took no longer than the ceilings allow; None where there are no ceilings.
     """
 
     title: str
@@ -64,6 +66,7 @@ class Words:
     networks: int
     mean: Cell
     means: tuple[Cell, ...]
+    limit: Cell | None
     settings: str
 
 
@@ -77,6 +80,7 @@ def words(table: Table, run: Run) -> Words:
         networks=len(table.standings),
         mean=_mean(table.mean(), len(table.standings)),
         means=tuple(_mean(table.mean(backend), len(table.standings)) for backend in table.backends),
+        limit=_limit(table, run),
         settings=", ".join(f"{name} on {count}" for name, count in table.settings.items()),
     )
 
@@ -140,6 +144,14 @@ def _ratio(standing: Standing, peer: Entrant | None) -> Cell:
     return Cell(figure, bounds, True if ratio.low > 1 else False if ratio.high < 1 else None)
 
 
+def _limit(table: Table, run: Run) -> Cell | None:
+    """The geometric mean of the fastest peers' times over the least that the ceilings allow."""
+    attained_by_peers = [attained(s.fastest, run) for s in table.standings if s.fastest is not None]
+    shares = [found.ceiling_share for found in attained_by_peers if found.ceiling_share is not None]
+    mean = stats.geometric_mean([1 / share for share in shares])
+    return None if mean is None else _mean(mean, len(table.standings))
+
+
 def _mean(mean: stats.Mean | None, networks: int) -> Cell:
     """The mean with the lowest and highest of its ratios, and of how many networks where not of all."""
     if mean is None:
@@ -154,6 +166,8 @@ def _aligned(told: Words) -> Iterator[str]:
         *(_texts(row) for row in told.rows),
         (f"geometric mean of {told.networks}", "", "", "", *map(_with_count, (told.mean, *told.means))),
     ]
+    if told.limit is not None:
+        table.append(("at the ceilings", "", "100 %", "", _with_count(told.limit), *[""] * len(told.backends)))
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for row in table:
         padded = zip(row, widths, strict=True)
