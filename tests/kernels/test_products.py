@@ -51,6 +51,19 @@ def test_multiply_adds_a_product_to_its_start_and_writes_nothing_else(
     np.testing.assert_array_equal(out, wanted)
 
 
+@pytest.mark.parametrize("rows", [5, 13, WIDE_ROWS + 7])
+def test_multiply_adds_to_what_it_overwrites_once(rows: int) -> None:
+    rng, lanes, columns, depth = np.random.default_rng(1), host.lanes("float32"), 5, 3
+    a, w = integers(rng, (rows, depth), "float32"), integers(rng, (columns, depth, lanes), "float32")
+    out = integers(rng, (rows, columns * lanes), "float32")
+    wanted = out + np.einsum("rk,ckl->rcl", a, w).reshape(rows, columns * lanes)
+    call(
+        products.multiply("float32"), rows, columns, depth, a.ctypes.data, a.strides[0], a.strides[1],
+        w.ctypes.data, w.strides[0], w.strides[1], out.ctypes.data, out.strides[0], out.ctypes.data, out.strides[0],
+    )  # fmt: skip
+    np.testing.assert_array_equal(out, wanted)
+
+
 def test_multiply_takes_one_starting_row_for_all_rows_and_a_transposed_operand() -> None:
     rng, lanes = np.random.default_rng(1), host.lanes("float32")
     a, w = integers(rng, (9, 14), "float32").T, integers(rng, (5, 9, lanes), "float32")

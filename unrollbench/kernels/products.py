@@ -33,7 +33,8 @@ PANEL_ROWS = 128
 def multiply(dtype: str) -> Kernel:
     """out[r, c] = start[r, c] + sum over k of a[r, k] * w[c, k], for any numbers of rows and vector columns.
 
-    Arguments: rows, columns, then as in `tile.tile`.
+    Arguments: rows, columns, then as in `tile.tile`. Where `start` is not `out`, the last tile of rows may compute some
+    rows a second time: that costs less than to read all of w for each row that is left over.
     """
     width = host.lanes(dtype) * DTYPES[dtype]
     near = tuple(width * c for c in range(4))
@@ -48,12 +49,10 @@ def multiply(dtype: str) -> Kernel:
                 panel, s, o = w + column * w_column, start + column * width, out + column * width
                 wide, row = column + 4 <= columns, first
                 while row < last:
-                    at, s_at, o_at, tall = (
-                        a + row * a_row,
-                        s + row * start_row,
-                        o + row * out_row,
-                        row + ROW_TILE <= last,
-                    )
+                    tall = row + ROW_TILE <= last
+                    if not tall and start != out and last - first >= ROW_TILE:
+                        row, tall = last - ROW_TILE, True
+                    at, s_at, o_at = a + row * a_row, s + row * start_row, o + row * out_row
                     if wide and tall:
                         tile_6x4(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
                     elif wide:
