@@ -158,15 +158,21 @@ def test_tensors_may_be_dropped_once_they_are_set() -> None:
 def test_a_program_without_room_for_a_longer_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     case, tensors, program = small(execution="dynamic")
     run(program, case, tensors)
-    longer = replace(case, sequence_length=30)
+    longer, allocate = replace(case, sequence_length=30), pack.aligned
+    given: list[tuple[int, ...]] = []
 
-    def no_room(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        raise MemoryError(f"{shape} of {dtype}")
+    def room_for_one(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        if given:
+            raise MemoryError(f"{shape} of {dtype}")
+        given.append(shape)
+        return allocate(shape, dtype)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pack, "aligned", no_room)
+        patched.setattr(pack, "aligned", room_for_one)
         for _ in range(2):
             with pytest.raises(MemoryError):
-                run(program, longer, draw(longer))
+                program.set_inputs(draw(longer).inputs, None, None)
+            assert program.memory().saved_bytes == 0, "what there was room for is given back"
+        assert len(given) == 1
     for now in (longer, case):
         check(now, draw(now), run(program, now, draw(now)))

@@ -90,10 +90,23 @@ class Buffers:
         return block
 
     def resize(self, steps: int) -> None:
-        """Arrays with a slot per time step have `steps` (state arrays `steps` + 1) slots."""
+        """Arrays with a slot per time step have `steps` (state arrays `steps` + 1) slots.
+
+        Raises MemoryError if there is no room: all of them are given back, and another T may be asked for.
+        """
         if steps == self.steps:
             return
-        self.steps = 0  # until all of it is there: without room, the next call begins again
+        self.steps = 0
+        try:
+            self._allocate_timed(steps)
+        except MemoryError:
+            for buffers in self.layers:
+                buffers.timed.clear()
+            raise
+        self.steps = steps
+        self._point_timed()
+
+    def _allocate_timed(self, steps: int) -> None:
         shapes: list[tuple[LayerBuffers, str, tuple[int, ...]]] = []
         for index, buffers in enumerate(self.layers):
             shapes += [(buffers, name, shape) for name, shape in self._timed_shapes(index, steps).items()]
@@ -104,8 +117,6 @@ class Buffers:
         for buffers, name, shape in shapes:
             if name not in buffers.timed:
                 buffers.timed[name] = pack.aligned(shape, self.network.spec.dtype)
-        self.steps = steps
-        self._point_timed()
 
     def _timed_shapes(self, index: int, steps: int) -> dict[str, tuple[int, ...]]:
         layout, spec = self.layers[index].layout, self.network.spec
