@@ -192,6 +192,7 @@ def test_gradients_need_a_call_before_and_a_program_that_is_open(on_cuda: Any) -
 
 def test_a_program_says_what_it_is_and_what_it_takes_of_the_device(on_cuda: Any) -> None:
     program = on_cuda(CELLS["gru"](), execution="static", mode="forward")
+    assert "# static: not recorded until it is called" in program.listing().source
     program(drawn(program, 2, 0)[0])
     listing, memory = program.listing(), program.memory()
     assert "# device: simulator" in listing.source

@@ -11,9 +11,9 @@ from unrollbench.kernels.cuda.network import Network
 
 
 def listing(
-    network: Network, device: Device, host_texts: Mapping[str, str], products: str, recorded: int | None
+    network: Network, device: Device, host_texts: Mapping[str, str], products: str, recorded: Sequence[int]
 ) -> Listing:
-    """The listing of a network. recorded: nodes of what was recorded of it, None where nothing was."""
+    """The listing of a network. recorded: nodes of each recording of it."""
     plan = network.plan
     drawn = graph.draw(plan.schedule)
     kernels = {name: device.kernel_size(kernel) for name, kernel in network.kernels.items()}
@@ -22,7 +22,7 @@ def listing(
     return Listing(
         "\n".join([*remarks, *host_texts.values(), *network.texts.values()]),
         # The graph's own count where there is one; a loop's nodes are those that it would have in TensorFlow 1.
-        drawn.nodes_count if recorded is None else recorded,
+        sum(recorded) if recorded else drawn.nodes_count,
         graph_dot=drawn.dot(),
         ptx_bytes=_of(sum, [k.ptx_bytes for k in kernels.values()]),
         cubin_bytes=_of(sum, [k.cubin_bytes for k in kernels.values()]),
@@ -32,19 +32,27 @@ def listing(
     )
 
 
-def _remarks(network: Network, device: Device, products: str, recorded: int | None) -> Iterator[str]:
+def _remarks(network: Network, device: Device, products: str, recorded: Sequence[int]) -> Iterator[str]:
     """What the texts do not show."""
     plan = network.plan
     yield f"# device: {device.name}"
     yield f"# large products: {products}"
     if plan.schedule.execution == "static":
-        how = "launched in order, not captured" if device.simulated else "nodes of one CUDA graph"
-        yield f"# static: {recorded or 0} kernels {how}"
+        yield f"# static: {_recordings(device, recorded)}"
     for direction in ("forward", "backward") if plan.spec.train else ("forward",):
         for layout, s, _, _ in plan.products(direction) if plan.schedule.execution == "dynamic" else ():
             stays = (direction, layout.index, s.index) in plan.residents.places
             where = "in shared memory" if stays else "read from memory at every step: there is no room for them"
             yield f"# {direction}: recurrent weights of layer {layout.index}, stage {s.index}: {where}"
+
+
+def _recordings(device: Device, recorded: Sequence[int]) -> str:
+    """What was recorded: nothing until a program of the rnn face is called, then a graph for each of its passes."""
+    if not recorded:
+        return "not recorded until it is called"
+    graphs = "one CUDA graph" if len(recorded) == 1 else f"{len(recorded)} CUDA graphs"
+    how = "launched in order, not captured" if device.simulated else f"nodes of {graphs}"
+    return f"{sum(recorded)} kernels {how}"
 
 
 def _of(how: Callable[[Iterable[int]], int], values: Sequence[int | None]) -> int | None:

@@ -221,8 +221,7 @@ class NetworkProgram:
 
     def listing(self) -> Listing:
         """The host's driver and the kernels as text, and what the compiler and the driver say of the kernels."""
-        found = [a.nodes for a in (self._whole, self._forward, self._backward) if a.nodes is not None]
-        recorded = sum(found) if found else None
+        recorded = [a.nodes for a in (self._whole, self._forward, self._backward) if a.nodes is not None]
         return listing(self.network, self.device, self.driver.texts, self.products.name, recorded)
 
     def memory(self) -> Memory:
