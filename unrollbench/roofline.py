@@ -10,7 +10,8 @@ thread reads its own part of the weights only, each layer by itself.
 
 On a GPU the whole device does both. The peak is not that of its tensor cores, so there is no share where products may
 be theirs. Weights lie in shared memory, if they fit into that of all multiprocessors together, or in global memory: a
-program that keeps its weights in registers has no reading to do, and may be faster than that ceiling.
+program that keeps some of its weights in registers has less to read, and one with only some of them in shared memory
+reads those faster. The share of reading of such a program is too high, and it may be faster than that ceiling.
 """
 
 from __future__ import annotations

@@ -71,6 +71,8 @@ def compile(  # noqa: PLR0913 - one argument per axis of a case
     Raises:
         ArgumentError: an argument cannot be used; the message names it.
         BackendUnavailable: device "cuda" without a GPU, its driver or the extra "cuda"; the message says which.
+        MemoryError: there is no room for max_time steps.
+        RuntimeError: a GPU does not grant what a kernel needs; the message says what, how much and what to change.
     """
     check_cell(cell)
     execution = arguments.choice("execution", execution, [name for name in EXECUTIONS if name != "library"])

@@ -47,7 +47,8 @@ class Windows:
 
     @property
     def host_bytes(self) -> int:
-        return self._host.nbytes
+        """Pinned bytes of the host: what the longest call needed is kept."""
+        return self._room.nbytes
 
     def begin(self, m: Any, count: int) -> None:
         """A run of `count` windows begins on that array."""
