@@ -63,6 +63,10 @@ class Watched:
     written: dict[int, Access] = field(default_factory=dict)
     read: dict[int, list[Access]] = field(default_factory=dict)
 
+    @property
+    def dtype(self) -> Any:
+        return self.values.dtype
+
     def __getitem__(self, index: int) -> Any:
         with self.lock:
             own = self._access(index)
@@ -101,6 +105,7 @@ class Grid:
         places = [tuple(reversed(place)) for place in np.ndindex(*reversed(launch.block))]
         self._barriers = {block: threading.Barrier(len(places)) for block in blocks}
         self._all = threading.Barrier(len(blocks) * len(places))
+        self._passed: dict[tuple[tuple[int, int], tuple[int, int, int]], Any] = {}
         elements = launch.shared_bytes // np.dtype(itemtype).itemsize
         self._shared = {
             block: Watched(np.full(elements, np.nan, itemtype), f"shared memory of block {block}", self.now, self.lock)
@@ -139,7 +144,7 @@ class Grid:
 
     @property
     def shared(self) -> Any:
-        return SimpleNamespace(array=lambda size, dtype: self._shared[self.now().block])
+        return SimpleNamespace(array=lambda size, dtype, alignment=None: self._shared[self.now().block])
 
     @property
     def cg(self) -> Any:
@@ -148,6 +153,16 @@ class Grid:
     def syncthreads(self) -> None:
         self._barriers[self.now().block].wait(LOST_S)
         self.now().block_barriers += 1
+
+    def exchange(self, value: Any, mask: int) -> Any:
+        """A shuffle, which orders no accesses to memory."""
+        own = self.now()
+        x, y, z = own.place
+        self._passed[own.block, own.place] = value
+        self._barriers[own.block].wait()
+        found = self._passed[own.block, (x ^ mask, y, z)]
+        self._barriers[own.block].wait()
+        return found
 
     def _sync_grid(self) -> None:
         self._all.wait(LOST_S)
@@ -165,7 +180,7 @@ class GridDevice(SimulatedDevice):
 
     def scope(self, dtype: str) -> dict[str, Any]:
         self._dtype = dtype
-        return {**super().scope(dtype), "cuda": self.grid}
+        return {**super().scope(dtype), "cuda": self.grid, "exchange": self.grid.exchange}
 
     def device_function(self, function: Callable[..., Any], inline: bool) -> Any:
         return function

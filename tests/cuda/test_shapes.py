@@ -12,9 +12,8 @@ import pytest
 
 from tests.backends.numba_programs import identical
 from tests.cuda.programs import EXECUTIONS, check, limits, results, small
-from unrollbench.kernels.cuda import network, tiling
 from unrollbench.kernels.cuda.simulator import LIMITS
-from unrollbench.kernels.cuda.tiling import Block, Tile
+from unrollbench.kernels.cuda.tiling import Block, ProductTile
 
 ONE_LANE = {
     "one thread, one block": limits(Block(1, 1, 1), rows=1, blocks=1),
@@ -35,7 +34,7 @@ def test_any_shape_with_one_lane_has_the_same_bits(name: str, execution: str) ->
     assert {shape: identical(own, reference) for shape, own in found.items()} == dict.fromkeys(found, True)
 
 
-@pytest.mark.parametrize("block", [Block(2, 1, 1), Block(3, 2, 1), Block(2, 2, 2)], ids=str)
+@pytest.mark.parametrize("block", [Block(2, 1, 1), Block(4, 2, 1), Block(2, 2, 2)], ids=str)
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_any_number_of_lanes_is_right(block: Block, execution: str) -> None:
     case = small("lstm with projection", execution=execution, sequence_length=3, dtype="float64")
@@ -44,7 +43,7 @@ def test_any_number_of_lanes_is_right(block: Block, execution: str) -> None:
 
 def test_more_lanes_than_terms_are_right() -> None:
     case = small("gru", execution="dynamic", num_units=2, input_size=1, sequence_length=2)
-    check(case, wanted=limits(Block(5, 1, 1), rows=1))
+    check(case, wanted=limits(Block(8, 1, 1), rows=1))
 
 
 def test_executions_have_the_same_bits() -> None:
@@ -60,17 +59,36 @@ def test_unroll_and_windows_do_not_change_a_bit(axes: dict[str, int]) -> None:
     assert identical(found, wanted)
 
 
-def test_deposits_of_some_rows_at_a_time_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = limits(Block(2, 1, 1), rows=4)
-    case = small("lstm", sequence_length=2, batch_size=4)
-    at_once = results(case, wanted=wanted)
-    whole = tiling.tile_for
+SHAPES_OF_TWO_LANES = {
+    "one row, one unit": limits(Block(2, 1, 1), rows=1),
+    "two rows": limits(Block(2, 1, 1), rows=2),
+    "four rows": limits(Block(2, 2, 1), rows=4),
+    "two groups": limits(Block(2, 1, 2), rows=2),
+    "two units of a thread": replace(limits(Block(2, 1, 1), rows=2), span=2),
+}
 
-    def one_by_one(*arguments: object) -> Tile:
-        return replace(whole(*arguments), deposit=1)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(network, "tile_for", one_by_one)
-    assert identical(results(case, wanted=wanted), at_once)
+@pytest.mark.parametrize("units", [5, 8])
+def test_any_shape_with_as_many_lanes_has_the_same_bits(units: int) -> None:
+    """Lanes that share a pair, have one each, or have several; terms one by one, or by vectors."""
+    case = small("lstm", num_units=units, sequence_length=2, batch_size=4)
+    found = {shape: results(case, wanted=wanted) for shape, wanted in SHAPES_OF_TWO_LANES.items()}
+    reference = found["one row, one unit"]
+    assert {shape: identical(own, reference) for shape, own in found.items()} == dict.fromkeys(found, True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("lanes", "units"), [(1, 8), (4, 12), (4, 44), (2, 80)])
+def test_vectors_of_terms_are_right(lanes: int, units: int, dtype: str) -> None:
+    """Fewer vectors than lanes, a vector for some lanes only, and loops over them."""
+    case = small("gru", num_units=units, sequence_length=2, dtype=dtype, batch_size=2)
+    check(case, wanted=limits(Block(lanes, 1, 1), rows=2))
+
+
+@pytest.mark.parametrize("product", [ProductTile(2, 1, 4, 8, 2), ProductTile(1, 2, 8, 4, 4)], ids=str)
+def test_whole_products_by_vectors_are_right(product: ProductTile) -> None:
+    case = small("gru", num_units=8, input_size=7, sequence_length=3, num_layers=2)
+    check(case, wanted=replace(limits(Block(2, 1, 1), rows=2), product=product))
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)

@@ -42,7 +42,9 @@ class Compiler(Protocol):
     simulated: bool
 
     def scope(self, dtype: str) -> dict[str, Any]:
-        """What generated text may use: `cuda`, `at` (an index that is never negative), ZERO and DTYPE."""
+        """What generated text may use: `cuda`, `at` (an index that is never negative), ZERO, DTYPE, and ALIGNMENT of
+        shared memory; `vector`, `dot` and `exchange` are in `warp`.
+        """
 
     def device_function(self, function: Callable[..., Any], inline: bool) -> Any:
         """A device function; `inline` for those that are small."""

@@ -6,6 +6,8 @@ B x G x units of the input's share, and writes B x units per array; 2 x B x unit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from unrollbench.kernels.cuda import tile as tiles
 from unrollbench.kernels.cuda.layout import LayerLayout, StageLayout
 from unrollbench.kernels.cuda.text import ARGUMENTS, Places, limit
@@ -22,11 +24,13 @@ def stage(places: Places, s: StageLayout, tile: Tile, resident: int | None = Non
     """`forward_<layer>_<stage>`: gates and written arrays of time step t; nothing past the longest length."""
     layout = places.layout
     product = tiles.product(tile, operands(places, s, resident), s.units, layout.batch)
-    pairs = tiles.over_pairs(tile, s.units, layout.batch, _row(places, s))
-    lines = tiles.prologue(tile)
+    pairs = tiles.over_pairs(
+        tile, s.units, layout.batch, _ahead(layout, s), product, lambda sums: _row(layout, s, sums)
+    )
+    lines = tiles.prologue(tile.block, resident)
     lines.append(f"if t < {limit()}:")
     lines += tiles.indented(_addresses(places, s))
-    lines += tiles.indented(tiles.over_tiles(tile, s.units, layout.batch, [*product, *pairs]))
+    lines += tiles.indented(tiles.over_tiles(tile, s.units, layout.batch, pairs))
     return function(f"forward_{layout.index}_{s.index}", ARGUMENTS, lines)
 
 
@@ -60,28 +64,35 @@ def read(layout: LayerLayout, name: str) -> str:
     return f"m[at(gates_of_{name} + each_row * {owner.width} + {offset} + unit)]"
 
 
-def _row(places: Places, s: StageLayout) -> list[str]:
+def _ahead(layout: LayerLayout, s: StageLayout) -> dict[str, tuple[str, str]]:
+    """What one (row, unit) reads beside sums and diagonals: whether it is live, the input's share, biases, states."""
+    stage = s.stage
+    found = {"live": ("False", "t < lengths[at(each_row)]")}
+    for index, name in enumerate(stage.gates):
+        if stage.takes_input:
+            found[f"{name}_x"] = ("ZERO", f"m[at(gates + each_row * {s.width} + {index * s.units} + unit)]")
+        if stage.bias is not None:
+            found[f"{name}_b"] = ("ZERO", f"w[at(bias + {index * s.units} + unit)]")
+    return found | {f"{name}_0": ("ZERO", read(layout, name)) for name in stage.reads}
+
+
+def _row(layout: LayerLayout, s: StageLayout, sums: Sequence[str]) -> list[str]:
     """What one (row, unit) does: the equations, or past the row's length the old state again."""
-    past = _finished(places.layout, s)
+    past = _finished(layout, s)
     return [
-        "if t < lengths[each_row]:",
-        *tiles.indented(_equations(places.layout, s)),
+        "if live:",
+        *tiles.indented(_equations(layout, s, sums)),
         *(["else:", *tiles.indented(past)] if past else []),
     ]
 
 
-def _equations(layout: LayerLayout, s: StageLayout) -> list[str]:
+def _equations(layout: LayerLayout, s: StageLayout, sums: Sequence[str]) -> list[str]:
     stage, lines = s.stage, []
     if layout.keeps_gates(s):
         lines.append(f"gate = gates + each_row * {s.width} + unit")
-    for index, name in enumerate(stage.gates):
-        terms = [f"S[at(sums + {index})]"]
-        if stage.takes_input:
-            terms.append(f"m[at(gate + {index * s.units})]")
-        if stage.bias is not None:
-            terms.append(f"w[at(bias + {index * s.units} + unit)]")
+    for name, total in zip(stage.gates, sums, strict=True):
+        terms = [total, *([f"{name}_x"] if stage.takes_input else []), *([f"{name}_b"] if stage.bias else [])]
         lines.append(f"{name}_p = {' + '.join(terms)}")
-    lines += [f"{name}_0 = {read(layout, name)}" for name in stage.reads]
     lines += [f"{name}_w = w[at({name}_at + unit)]" for name in stage.diagonals]
     passed = (*(f"{n}_p" for n in stage.gates), *(f"{n}_0" for n in stage.reads), *(f"{n}_w" for n in stage.diagonals))
     results = [*(f"{name}_1" for name in stage.gates), *(f"{name}_2" for name in stage.writes)]

@@ -14,6 +14,8 @@ units x G x operand size flops, as forward.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from unrollbench.errors import CaseError
 from unrollbench.kernels.cuda import forward
 from unrollbench.kernels.cuda import tile as tiles
@@ -45,12 +47,15 @@ def stage(places: Places, s: StageLayout, tile: Tile, resident: int | None = Non
             f"cell {layout.cell.name!r}: stage {source.index} multiplies {source.stage.operand!r} of "
             f"{source.operand_size} units, but the stage before it has {s.units}: on a GPU both are one tile"
         )
-    owed = _owed(places, source, tile, last, resident)
+    product = tiles.product(tile, operands(places, source, last, resident), s.units, layout.batch)
+    owes = ["if count > 0:"] if last else []
     if last:
-        owed = ["if count > 0:", *tiles.indented(owed)]
-    pairs = tiles.over_pairs(tile, s.units, layout.batch, _row(places, s))
-    body = [*_addresses(places, s, source), *tiles.over_tiles(tile, s.units, layout.batch, [*owed, *pairs])]
-    lines = [*tiles.prologue(tile), f"if t < {limit()}:", *tiles.indented(body)]
+        product = [*owes, *tiles.indented(product)]
+    pairs = tiles.over_pairs(
+        tile, s.units, layout.batch, _ahead(layout, s), product, lambda sums: _row(layout, s, source, owes, sums[0])
+    )
+    body = [*_addresses(places, s, source), *tiles.over_tiles(tile, s.units, layout.batch, pairs)]
+    lines = [*tiles.prologue(tile.block, resident), f"if t < {limit()}:", *tiles.indented(body)]
     return function(f"backward_{layout.index}_{s.index}", ARGUMENTS, lines)
 
 
@@ -58,19 +63,17 @@ def finish(places: Places, tile: Tile, resident: int | None = None) -> str:
     """`finish_<layer>`: the product of the first stage at step t, which no step of this window makes."""
     layout = places.layout
     source = layout.stages[0]
-    body = [f"d_operand = {places.field(f'd_{source.stage.operand}')}"]
-    owed = _owed(places, source, tile, False, resident)
-    body += tiles.over_tiles(tile, source.operand_size, layout.batch, owed)
-    lines = [*tiles.prologue(tile), f"if t < {limit()}:", *tiles.indented(body)]
+    units, batch = source.operand_size, layout.batch
+    product = tiles.product(tile, operands(places, source, False, resident), units, batch)
+    pairs = tiles.over_pairs(tile, units, batch, {}, product, lambda sums: [_owed(source, sums[0])])
+    body = [f"d_operand = {places.field(f'd_{source.stage.operand}')}", *tiles.over_tiles(tile, units, batch, pairs)]
+    lines = [*tiles.prologue(tile.block, resident), f"if t < {limit()}:", *tiles.indented(body)]
     return function(f"finish_{layout.index}", ARGUMENTS, lines)
 
 
-def _owed(places: Places, source: StageLayout, tile: Tile, later: bool, resident: int | None) -> list[str]:
-    """d_operand += d_pre . W_h^T of the source stage, on this tile."""
-    batch, units = places.layout.batch, source.operand_size
-    add = [f"d_place = d_operand + each_row * {units} + unit", "m[at(d_place)] += S[at(sums)]"]
-    product = tiles.product(tile, operands(places, source, later, resident), units, batch)
-    return [*product, *tiles.over_pairs(tile, units, batch, add)]
+def _owed(source: StageLayout, total: str) -> str:
+    """d_operand += d_pre . W_h^T of the source stage, for one (row, unit)."""
+    return f"m[at(d_operand + each_row * {source.operand_size} + unit)] += {total}"
 
 
 def _addresses(places: Places, s: StageLayout, source: StageLayout) -> list[str]:
@@ -99,41 +102,63 @@ def d_out(places: Places) -> str:
     return f"f[{places.positions[layout.index + 1, 'd_x']}] + s * {elements}"
 
 
-def _row(places: Places, s: StageLayout) -> list[str]:
+def _ahead(layout: LayerLayout, s: StageLayout) -> dict[str, tuple[str, str]]:
+    """What one (row, unit) reads beside its sum: all but the buffers that the gradient only adds to."""
+    stage = s.stage
+    found = {"live": ("False", "t < lengths[at(each_row)]")}
+
+    def zero_or(name: str, expression: str) -> None:
+        found[name] = ("ZERO", expression)
+
+    for index, name in enumerate(stage.gates):
+        zero_or(f"{name}_p", f"m[at(gates + each_row * {s.width} + {index * s.units} + unit)]")
+    for name in stage.reads:
+        zero_or(f"{name}_0", forward.read(layout, name))
+    for name in stage.writes:
+        zero_or(f"{name}_1", f"m[at({name}_new + {_unit(layout, name)})]")
+    for name in stage.diagonals:
+        zero_or(f"{name}_w", f"w[at({name}_at + unit)]")
+    for name in (*stage.exposed, *stage.writes):
+        zero_or(f"{name}_d", f"m[at(d_{name} + {_unit(layout, name)})]")
+    if "h" in stage.writes:
+        zero_or("out_d", f"m[at(d_out + {_unit(layout, 'h')})]")
+    return found
+
+
+def _unit(layout: LayerLayout, name: str) -> str:
+    """The place of a (row, unit) in an array, or in the gradients of an exposed gate."""
+    size = layout.arrays[name].size if name in layout.arrays else forward.gate_owners(layout)[name].units
+    return f"each_row * {size} + unit"
+
+
+def _row(layout: LayerLayout, s: StageLayout, source: StageLayout, owes: Sequence[str], total: str) -> list[str]:
+    """What one (row, unit) does. Past the row's length nothing is owed, since the d_pre of such a step are zero."""
+    stage, operand = s.stage, source.stage.operand
     zero = [f"m[at(gates + each_row * {s.width} + {index * s.units} + unit)] = ZERO" for index in range(s.gates)]
+    owed = f"{operand}_d += {total}" if operand in (*stage.exposed, *stage.writes) else _owed(source, total)
     return [
-        "if t < lengths[each_row]:",
-        *tiles.indented(_gradient(places.layout, s)),
+        "if live:",
+        *tiles.indented([*owes, *tiles.indented([owed], len(owes))]),
+        *tiles.indented(_gradient(layout, s)),
         "else:",
         *tiles.indented(zero),
     ]
 
 
 def _gradient(layout: LayerLayout, s: StageLayout) -> list[str]:
-    stage, owners = s.stage, forward.gate_owners(layout)
-
-    def unit(name: str) -> str:
-        size = layout.arrays[name].size if name in layout.arrays else owners[name].units
-        return f"each_row * {size} + unit"
-
-    lines = [f"gate = gates + each_row * {s.width} + unit"]
-    lines += [f"{name}_p = m[at(gate + {index * s.units})]" for index, name in enumerate(stage.gates)]
-    lines += [f"{n}_0 = {forward.read(layout, n)}" for n in stage.reads]
-    lines += [f"{n}_1 = m[at({n}_new + {unit(n)})]" for n in stage.writes]
-    lines += [f"{n}_w = w[at({n}_at + unit)]" for n in stage.diagonals]
-    lines += [f"{n}_d = m[at(d_{n} + {unit(n)})]" for n in (*stage.exposed, *stage.writes)]
-    if "h" in stage.writes:
-        lines.append(f"h_d += m[at(d_out + {unit('h')})]")
+    stage = s.stage
+    lines = ["h_d += out_d"] if "h" in stage.writes else []
     passed = (*(f"{n}_p" for n in stage.gates), *(f"{n}_0" for n in stage.reads), *(f"{n}_1" for n in stage.writes))
     passed += (*(f"{n}_w" for n in stage.diagonals), *(f"{n}_d" for n in (*stage.exposed, *stage.writes)))
     results = [f"{n}_3" for n in (*stage.gates, *stage.reads, *stage.diagonals)]
     call = f"gradients_{layout.index}_{s.index}({', '.join(passed)})"
     lines.append(f"{', '.join(results)}{',' * (len(results) == 1)} = {call}")
+    lines.append(f"gate = gates + each_row * {s.width} + unit")
     lines += [f"m[at(gate + {index * s.units})] = {name}_3" for index, name in enumerate(stage.gates)]
     for n in dict.fromkeys((*stage.reads, *stage.writes, *stage.exposed)):
         replaced = n in stage.writes or n in stage.exposed
         if n in stage.reads:
-            lines.append(f"m[at(d_{n} + {unit(n)})] {'=' if replaced else '+='} {n}_3")
+            lines.append(f"m[at(d_{n} + {_unit(layout, n)})] {'=' if replaced else '+='} {n}_3")
         else:
-            lines.append(f"m[at(d_{n} + {unit(n)})] = ZERO")
+            lines.append(f"m[at(d_{n} + {_unit(layout, n)})] = ZERO")
     return lines + [f"m[at(rows_d_{n} + each_row * {s.units} + unit)] += {n}_3" for n in stage.diagonals]

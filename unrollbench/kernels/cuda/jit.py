@@ -9,6 +9,9 @@ import numpy as np
 from numba import cuda
 from numba.cuda import types
 
+from unrollbench.kernels.cuda import warp
+from unrollbench.kernels.cuda.tiling import VECTOR_BYTES
+
 FLOATING = frozenset("mwcab")
 """Arguments of generated functions that are arrays of the program's dtype."""
 INTEGERS = frozenset(("f", "lengths"))
@@ -26,7 +29,14 @@ class Jit:
         `at` casts an index to unsigned: a signed one costs three instructions per access, in case it counts from the
         end.
         """
-        return {"cuda": cuda, "at": types.uint64, "ZERO": np.dtype(dtype).type(0), "DTYPE": getattr(types, dtype)}
+        own = {"vector": warp.vector, "dot": warp.dot, "exchange": warp.exchange, "ALIGNMENT": VECTOR_BYTES}
+        return {
+            **own,
+            "cuda": cuda,
+            "at": types.uint64,
+            "ZERO": np.dtype(dtype).type(0),
+            "DTYPE": getattr(types, dtype),
+        }
 
     def device_function(self, function: Callable[..., Any], inline: bool) -> Any:
         """A device function, compiled where it is used. No fast-math: NaN and infinities are as on the CPU."""

@@ -16,13 +16,15 @@ from unrollbench.kernels.cuda.layout import LayerLayout, StageLayout, positions
 from unrollbench.kernels.cuda.specialize import BACKWARD, FORWARD
 from unrollbench.kernels.cuda.text import ARGUMENTS, Places
 from unrollbench.kernels.cuda.tiling import (
+    VECTOR_BYTES,
     Block,
     Limits,
+    Product,
     ProductTile,
     Tile,
+    aligned,
     block_for,
     product_tile_for,
-    span_for,
     tile_for,
 )
 from unrollbench.kernels.source import define
@@ -79,20 +81,23 @@ class Plan:
 
     def block(self, direction: str) -> Block:
         """The block of a direction's kernels."""
-        along = max(ceil(units / self._span(gates, units)) for _, _, gates, units in self._sizes(direction))
-        return block_for(self.limits, along, self.spec.batch_size)
+        products = [
+            Product(units, gates, s.operand_size if direction == "forward" else s.width)
+            for _, s, gates, units in self._sizes(direction)
+        ]
+        return block_for(self.limits, self.spec.dtype, products, self.spec.batch_size)
 
     def product_tile(self, direction: str) -> ProductTile:
-        """The tile of whole products in a direction's kernels."""
-        return product_tile_for(self.limits, self.block(direction))
+        """The tile of whole products in a direction's kernels, of a window's steps as a rule."""
+        sizes = [(x.spec.input_size, x.stages[0].width) for x in self.layouts]
+        rows = min(self.steps, self.window) * self.spec.batch_size
+        columns = max(width if direction == "forward" else inputs for inputs, width in sizes)
+        return product_tile_for(self.limits, self.block(direction), self.spec.dtype, rows, columns)
 
     def tile(self, direction: str, gates: int, units: int) -> Tile:
         """The tile of a product with that many columns per unit."""
-        spec, span = self.spec, self._span(gates, units)
-        return tile_for(self.limits, self.block(direction), spec.dtype, gates, spec.batch_size, span)
-
-    def _span(self, gates: int, units: int) -> int:
-        return span_for(self.limits, self.spec.dtype, gates, units, self.spec.batch_size)
+        spec = self.spec
+        return tile_for(self.limits, self.block(direction), spec.dtype, gates, units, spec.batch_size)
 
     def _sizes(self, direction: str) -> Iterator[tuple[LayerLayout, StageLayout, int, int]]:
         """(layer, stage, columns per unit, units) of every recurrent product of a direction."""
@@ -126,14 +131,14 @@ class Plan:
         itemsize = self.layouts[0].itemsize
         for direction in ("forward", "backward"):
             across, _ = self.loop_grid(direction)
-            end = max(self.product_tile(direction).scratch, *(t.scratch for _, _, t, _ in self.products(direction)))
+            end = self.product_tile(direction).scratch
             for layout, s, t, units in self.products(direction):
                 depth = s.operand_size if direction == "forward" else s.width
                 tiles = ceil(ceil(units / t.units) / across)
                 share = tiles * t.units * t.gates * depth
                 if (end + share) * itemsize <= self.limits.shared_bytes:
                     places[direction, layout.index, s.index] = end
-                    end += share
+                    end = aligned(end + share)
             elements[direction] = end
         return Residents(places, elements)
 
@@ -239,14 +244,15 @@ class Plan:
         direction = "forward" if kind == "forward" else "backward"
         units = s.operand_size if kind == "finish" else s.units
         tile = self.tile(direction, s.gates if kind == "forward" else 1, units)
-        return Launch(self.grid(tile, units), self.block(direction).shape, tile.scratch * itemsize)
+        return Launch(self.grid(tile, units), self.block(direction).shape, 0)
 
     def product_text(self) -> str:
         """The kernel `product`, for whole products outside of a loop."""
         return self._product_text("forward", "product")
 
     def _product_text(self, direction: str, name: str) -> str:
-        return products.product(name, self.product_tile(direction), self.block(direction))
+        vector = VECTOR_BYTES // self.layouts[0].itemsize
+        return products.product(name, self.product_tile(direction), self.block(direction), vector)
 
     def product_launch(self, rows: int, columns: int) -> Launch:
         """How the kernel `product` is launched for a result of that size."""

@@ -8,90 +8,193 @@ each element by one thread from the first k to the last, so that the result does
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from unrollbench.kernels.cuda.layout import StageLayout
 from unrollbench.kernels.cuda.text import ARGUMENTS as STEP_ARGUMENTS
 from unrollbench.kernels.cuda.text import Places
-from unrollbench.kernels.cuda.tile import indented
-from unrollbench.kernels.cuda.tiling import Block, ProductTile
+from unrollbench.kernels.cuda.tile import indented, prologue
+from unrollbench.kernels.cuda.tiling import PADDING, Block, ProductTile
 from unrollbench.kernels.source import function
 
+AT_ONCE = 2
+"""Terms of a slice in a straight line."""
 ARGUMENTS = "c, c_at, c_row, a, a_at, a_row, a_column, b, b_at, b_row, b_column, rows, columns, depth, adds"
 """Arrays, their first elements, their strides in elements, sizes, and whether the result is added."""
 
 
-def product(name: str, tile: ProductTile, block: Block) -> str:
-    """The function of that name. Reads each tile of a and b once per tile of c; 2 x rows x columns x depth flops."""
+def product(name: str, tile: ProductTile, block: Block, vector: int) -> str:
+    """The function of that name. Reads each tile of a and b once per tile of c; 2 x rows x columns x depth flops.
+
+    While a slice of `depth` terms is multiplied, the next one is on its way to registers. vector: elements of the
+    widest load.
+    """
+    loads = [*_loads("a", tile, block), *_loads("b", tile, block)]
     body = [
         "first_row = number // across * HEIGHT",
         "first_column = number % across * WIDTH",
-        *_sums(tile, "{} = ZERO"),
+        *(line for load in loads for line in load.places()),
+        *(f"sum_{r}_{c} = ZERO" for r in range(tile.rows) for c in range(tile.columns)),
+        *(line for load in loads for line in load.fetch("0")),
         "for k in range(0, depth, DEPTH):",
-        *indented([*_load("a", "HEIGHT"), *_load("b", "WIDTH"), "cuda.syncthreads()", *_multiply(tile)]),
+        *indented(line for load in loads for line in load.keep()),
         "    cuda.syncthreads()",
-        f"if thread < {tile.down * tile.across}:",
-        *indented(_store(tile)),
+        *indented(line for load in loads for line in load.fetch("k + DEPTH")),
+        *indented(_multiply(tile, block, vector)),
+        "    cuda.syncthreads()",
+        *_by_those_who_multiply(tile, block, _store(tile, vector)),
+        "number += cuda.gridDim.x * cuda.gridDim.y",
     ]
     lines = [
-        "S = cuda.shared.array(0, DTYPE)",
-        f"thread = (cuda.threadIdx.z * {block.units} + cuda.threadIdx.y) * {block.lanes} + cuda.threadIdx.x",
-        f"place_row, place_column = thread // {tile.across} * {tile.rows}, thread % {tile.across} * {tile.columns}",
+        *prologue(block, 0),
+        f"thread = (z * {block.units} + y) * {block.lanes} + x",
+        f"down, right = thread // {tile.across}, thread % {tile.across}",
         "across = (columns + WIDTH - 1) // WIDTH",
         "tiles = (rows + HEIGHT - 1) // HEIGHT * across",
-        "block = cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x",
-        "for number in range(block, tiles, cuda.gridDim.x * cuda.gridDim.y):",
+        "number = cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x",
+        "while number < tiles:",
         *indented(body),
     ]
-    sizes = {"HEIGHT": tile.height, "WIDTH": tile.width, "DEPTH": tile.depth, "THREADS": block.threads}
-    sizes["B_TILE"] = tile.depth * (tile.height + 1)
+    sizes = {"HEIGHT": tile.height, "WIDTH": tile.width, "DEPTH": tile.depth}
     text = function(name, ARGUMENTS, lines)
     for constant, size in sizes.items():
         text = text.replace(constant, str(size))
     return text
 
 
-def _sums(tile: ProductTile, form: str) -> list[str]:
-    return [form.format(f"sum_{r}_{c}") for r in range(tile.rows) for c in range(tile.columns)]
+def _by_those_who_multiply(tile: ProductTile, block: Block, lines: list[str]) -> list[str]:
+    """The lines, of down x across threads."""
+    multiplying = tile.down * tile.across
+    return lines if multiplying == block.threads else [f"if thread < {multiplying}:", *indented(lines)]
 
 
-def _load(matrix: str, size: str) -> list[str]:
-    """Copies a tile to shared memory, depth x size, zero beyond the matrix; neighbours read neighbours."""
-    start, row, total = ("0", "first_row", "rows") if matrix == "a" else ("B_TILE", "first_column", "columns")
-    along, deep = ("a_row", "a_column") if matrix == "a" else ("b_column", "b_row")
+@dataclass(frozen=True)
+class Load:
+    """An element that a thread copies of each slice of a or b, zero beyond the matrix: number `first` + thread of it.
+
+    size: rows of a or columns of b in a slice, which begins at `start` of shared memory. Neighbours read neighbours:
+    along the depth where that has stride 1, or else across it. threads: of the block. last: those that have such an
+    element.
+    """
+
+    matrix: str
+    first: int
+    size: int
+    depth: int
+    start: int
+    threads: int
+    last: int | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.matrix}_{self.first}"
+
+    def _if_any(self, lines: list[str]) -> list[str]:
+        return lines if self.last is None else [f"if thread < {self.last}:", *indented(lines)]
+
+    def places(self) -> list[str]:
+        """Where it is in a slice: i across the depth, j along it; a constant from the thread's first one if that is so.
+
+        Places that have nothing in common keep two registers each, and there are none to spare.
+        """
+        deep, a = "a_column" if self.matrix == "a" else "b_row", self.matrix
+        i, j, element = f"i_{self.name}", f"j_{self.name}", f"(thread + {self.first})"
+        regular = self.threads % self.size == 0 and self.threads % self.depth == 0
+        if regular and self.first:
+            turn = self.first // self.threads
+            return [f"{i}, {j} = i_{a}_0 + {turn} * across_{a}, j_{a}_0 + {turn} * along_{a}"]
+        return [
+            f"if {deep} == 1:",
+            f"    {i}, {j} = {element} // {self.depth}, {element} % {self.depth}",
+            *([f"    across_{a}, along_{a} = {self.threads // self.depth}, 0"] if regular else []),
+            "else:",
+            f"    {i}, {j} = {element} % {self.size}, {element} // {self.size}",
+            *([f"    across_{a}, along_{a} = 0, {self.threads // self.size}"] if regular else []),
+        ]
+
+    def fetch(self, k: str) -> list[str]:
+        """Its element of the slice at k, on the way to a register."""
+        name, (row, total) = self.name, ("first_row", "rows") if self.matrix == "a" else ("first_column", "columns")
+        along, deep = ("a_row", "a_column") if self.matrix == "a" else ("b_column", "b_row")
+        load = [
+            f"if {row} + i_{name} < {total} and {k} + j_{name} < depth:",
+            f"    place = {self.matrix}_at + ({row} + i_{name}) * {along} + ({k} + j_{name}) * {deep}",
+            f"    {name} = {self.matrix}[at(place)]",
+        ]
+        return [f"{name} = ZERO", *self._if_any(load)]
+
+    def keep(self) -> list[str]:
+        """From there to shared memory."""
+        return self._if_any(
+            [f"S[at({self.start} + j_{self.name} * {self.size + PADDING} + i_{self.name})] = {self.name}"]
+        )
+
+
+def _loads(matrix: str, tile: ProductTile, block: Block) -> list[Load]:
+    size = tile.height if matrix == "a" else tile.width
+    start = 0 if matrix == "a" else tile.start_of_b
+    elements, threads = size * tile.depth, block.threads
     return [
-        f"for e in range(thread, DEPTH * {size}, THREADS):",
-        f"    if {deep} == 1:",
-        "        i, j = e // DEPTH, e % DEPTH",
-        "    else:",
-        f"        i, j = e % {size}, e // {size}",
-        "    value = ZERO",
-        f"    if {row} + i < {total} and k + j < depth:",
-        f"        value = {matrix}[at({matrix}_at + ({row} + i) * {along} + (k + j) * {deep})]",
-        f"    S[at({start} + j * ({size} + 1) + i)] = value",
+        Load(matrix, first, size, tile.depth, start, threads, elements - first if elements - first < threads else None)
+        for first in range(0, elements, threads)
     ]
 
 
-def _multiply(tile: ProductTile) -> list[str]:
-    lines = [f"if thread < {tile.down * tile.across}:", "    for j in range(DEPTH):"]
-    lines += [f"        b_{c} = S[at(B_TILE + j * (WIDTH + 1) + place_column + {c})]" for c in range(tile.columns)]
-    for r in range(tile.rows):
-        lines.append(f"        value = S[at(j * (HEIGHT + 1) + place_row + {r})]")
-        lines += [f"        sum_{r}_{c} += value * b_{c}" for c in range(tile.columns)]
+def _vector(values: int, vector: int) -> int:
+    """Elements of a load of which a thread's values are a multiple."""
+    return vector if values % vector == 0 else 1
+
+
+def _multiply(tile: ProductTile, block: Block, vector: int) -> list[str]:
+    """Adds a slice's terms, a few at a time in a straight line.
+
+    A thread's values are vectors that lie a whole row of threads apart, so that neighbours read neighbouring vectors.
+    """
+    lines = []
+    for j in range(AT_ONCE):
+        lines += _values("p", f"(j + {j}) * {tile.height + PADDING}", "down", tile.down, tile.rows, vector)
+        place = f"{tile.start_of_b} + (j + {j}) * {tile.width + PADDING}"
+        lines += _values("q", place, "right", tile.across, tile.columns, vector)
+        lines += [f"sum_{r}_{c} += p_{r} * q_{c}" for r in range(tile.rows) for c in range(tile.columns)]
+    loop = [f"for j in range(0, {tile.depth}, {AT_ONCE}):", *indented(lines)]
+    return _by_those_who_multiply(tile, block, loop)
+
+
+def _values(name: str, row: str, thread: str, threads: int, values: int, vector: int) -> list[str]:
+    """A thread's values of one row of an operand in shared memory."""
+    width = _vector(values, vector)
+    lines = []
+    for first in range(0, values, width):
+        names = ", ".join(f"{name}_{first + place}" for place in range(width))
+        at = f"at({row} + {thread} * {width} + {first * threads})"
+        lines.append(f"{names} = S[{at}]" if width == 1 else f"{names} = vector(S, {at})")
     return lines
 
 
-def _store(tile: ProductTile) -> list[str]:
-    lines = []
+def _offset(threads: int, values: int, vector: int, value: int) -> int:
+    """How far a thread's value is from its first one, in rows or columns of the tile."""
+    width = _vector(values, vector)
+    return value // width * width * threads + value % width
+
+
+def _store(tile: ProductTile, vector: int) -> list[str]:
+    """From one place at constant distances: a place of its own for each value would wait in a register for the end."""
+    lines = [
+        f"i = first_row + down * {_vector(tile.rows, vector)}",
+        f"j = first_column + right * {_vector(tile.columns, vector)}",
+        "place = c_at + i * c_row + j",
+    ]
     for r in range(tile.rows):
-        lines.append(f"i = first_row + place_row + {r}")
+        down = _offset(tile.down, tile.rows, vector, r)
         for c in range(tile.columns):
+            right = _offset(tile.across, tile.columns, vector, c)
+            at = f"c[at(place + {down} * c_row + {right})]"
             lines += [
-                f"j = first_column + place_column + {c}",
-                "if i < rows and j < columns:",
-                "    place = c_at + i * c_row + j",
+                f"if i + {down} < rows and j + {right} < columns:",
                 "    if adds:",
-                f"        c[at(place)] += sum_{r}_{c}",
+                f"        {at} += sum_{r}_{c}",
                 "    else:",
-                f"        c[at(place)] = sum_{r}_{c}",
+                f"        {at} = sum_{r}_{c}",
             ]
     return lines
 

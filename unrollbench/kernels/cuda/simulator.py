@@ -18,8 +18,23 @@ from numba.cuda import types
 from unrollbench.errors import BackendUnavailable
 from unrollbench.kernels.build import Phases
 from unrollbench.kernels.cuda.device import Host, KernelSize, Launch
-from unrollbench.kernels.cuda.tiling import Block, Limits, ProductTile
+from unrollbench.kernels.cuda.tiling import VECTOR_BYTES, Block, Limits, ProductTile
+from unrollbench.kernels.source import define, function
 
+EXCHANGE = function(
+    "exchange",
+    "value, mask",
+    [
+        "lanes, units = cuda.blockDim.x, cuda.blockDim.y",
+        "thread = (cuda.threadIdx.z * units + cuda.threadIdx.y) * lanes + cuda.threadIdx.x",
+        "passed[thread] = value",
+        "cuda.syncthreads()",
+        "found = passed[thread ^ mask]",
+        "cuda.syncthreads()",
+        "return found",
+    ],
+)
+"""What a shuffle does, between barriers of the block, of which one runs at a time: there are no warps here."""
 LIMITS = Limits(processors=1, blocks=2, block=Block(1, 1, 1), rows=4, product=ProductTile(1, 1, 2, 4, 4))
 """A thread per block: a simulated thread is one of Python's, and a barrier of many of them takes milliseconds."""
 SWITCH_S = 1e-5
@@ -41,6 +56,17 @@ class Recorded:
         self._calls = []
 
 
+class Running:
+    """What `cuda` is in a kernel that runs, for every function that it calls.
+
+    The simulator replaces `cuda` among the globals of a kernel, here this module's, while it runs; of a device function
+    while any one of its threads is in it, which leaves the others without.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(cuda, name)
+
+
 class SimulatedDevice:
     """A device of one multiprocessor whose memory is the host's."""
 
@@ -56,13 +82,18 @@ class SimulatedDevice:
     # ------------------------------------------------------------ compiling
 
     def scope(self, dtype: str) -> dict[str, Any]:
-        return {"cuda": cuda, "at": _at, "ZERO": np.dtype(dtype).type(0), "DTYPE": getattr(types, dtype)}
+        own = {"vector": _vector, "dot": _dot, "ALIGNMENT": None}
+        scope = {**own, "cuda": Running(), "at": _at, "ZERO": np.dtype(dtype).type(0), "DTYPE": getattr(types, dtype)}
+        return {**scope, "exchange": define(EXCHANGE, "exchange", {**scope, "passed": {}})}
 
     def device_function(self, function: Callable[..., Any], inline: bool) -> Any:
-        return cuda.jit(device=True)(function)
+        return function
 
     def kernel(self, function: Callable[..., Any], signature: Any) -> Any:
-        return cuda.jit(signature)(function)
+        def run(*arguments: Any) -> None:
+            function(*arguments)
+
+        return cuda.jit(signature)(run)
 
     def signature(self, dtype: str, arguments: str) -> Any:
         return None
@@ -161,6 +192,20 @@ def _at(index: Any) -> Any:
     if index < 0:
         raise IndexError(f"a kernel's index is {index}")
     return index
+
+
+def _vector(array: Any, index: Any) -> tuple[Any, ...]:
+    """Raises IndexError where a device would stop: a vector begins at a multiple of its size."""
+    count = VECTOR_BYTES // np.dtype(array.dtype).itemsize
+    if index % count:
+        raise IndexError(f"a vector of {count} elements begins at element {index}")
+    return tuple(array[index + place] for place in range(count))
+
+
+def _dot(total: Any, p: Sequence[Any], q: Sequence[Any]) -> Any:
+    for one, other in zip(p, q, strict=True):
+        total += one * other
+    return total
 
 
 @contextmanager
