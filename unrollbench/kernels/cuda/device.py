@@ -43,7 +43,7 @@ class Compiler(Protocol):
 
     def scope(self, dtype: str) -> dict[str, Any]:
         """What generated text may use: `cuda`, `at` (an index that is never negative), ZERO, DTYPE, and ALIGNMENT of
-        shared memory; `vector`, `dot` and `exchange` are in `warp`.
+        shared memory; `vector`, `dot` and `exchange` are in `warp`, others in `branches`.
         """
 
     def device_function(self, function: Callable[..., Any], inline: bool) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from numba import cuda
 from numba.cuda import types
 
-from unrollbench.kernels.cuda import warp
+from unrollbench.kernels.cuda import branches, warp
 from unrollbench.kernels.cuda.tiling import VECTOR_BYTES
 
 FLOATING = frozenset("mwcab")
@@ -30,13 +30,9 @@ class Jit:
         end.
         """
         own = {"vector": warp.vector, "dot": warp.dot, "exchange": warp.exchange, "ALIGNMENT": VECTOR_BYTES}
-        return {
-            **own,
-            "cuda": cuda,
-            "at": types.uint64,
-            "ZERO": np.dtype(dtype).type(0),
-            "DTYPE": getattr(types, dtype),
-        }
+        small = {each.__name__: self.device_function(each, True) for each in branches.FUNCTIONS}
+        number = {"ZERO": np.dtype(dtype).type(0), "DTYPE": getattr(types, dtype)}
+        return {**own, **small, **number, "cuda": cuda, "at": types.uint64}
 
     def device_function(self, function: Callable[..., Any], inline: bool) -> Any:
         """A device function, compiled where it is used. No fast-math: NaN and infinities are as on the CPU."""

@@ -89,9 +89,6 @@ class Load:
     def name(self) -> str:
         return f"{self.matrix}_{self.first}"
 
-    def _if_any(self, lines: list[str]) -> list[str]:
-        return lines if self.last is None else [f"if thread < {self.last}:", *indented(lines)]
-
     def places(self) -> list[str]:
         """Where it is in a slice: i across the depth, j along it; a constant from the thread's first one if that is so.
 
@@ -116,18 +113,17 @@ class Load:
         """Its element of the slice at k, on the way to a register."""
         name, (row, total) = self.name, ("first_row", "rows") if self.matrix == "a" else ("first_column", "columns")
         along, deep = ("a_row", "a_column") if self.matrix == "a" else ("b_column", "b_row")
-        load = [
-            f"if {row} + i_{name} < {total} and {k} + j_{name} < depth:",
-            f"    place = {self.matrix}_at + ({row} + i_{name}) * {along} + ({k} + j_{name}) * {deep}",
-            f"    {name} = {self.matrix}[at(place)]",
-        ]
-        return [f"{name} = ZERO", *self._if_any(load)]
+        inside = f"({row} + i_{name} < {total}) & ({k} + j_{name} < depth)"
+        place = f"{self.matrix}_at + ({row} + i_{name}) * {along} + ({k} + j_{name}) * {deep}"
+        if self.last is not None:
+            inside += f" & (thread < {self.last})"
+        return [f"{name} = fetch({self.matrix}, at({place}), {inside}, ZERO)"]
 
     def keep(self) -> list[str]:
         """From there to shared memory."""
-        return self._if_any(
-            [f"S[at({self.start} + j_{self.name} * {self.size + PADDING} + i_{self.name})] = {self.name}"]
-        )
+        place = f"{self.start} + j_{self.name} * {self.size + PADDING} + i_{self.name}"
+        line = f"S[at({place})] = {self.name}"
+        return [line] if self.last is None else [f"if thread < {self.last}:", f"    {line}"]
 
 
 def _loads(matrix: str, tile: ProductTile, block: Block) -> list[Load]:
@@ -188,14 +184,9 @@ def _store(tile: ProductTile, vector: int) -> list[str]:
         down = _offset(tile.down, tile.rows, vector, r)
         for c in range(tile.columns):
             right = _offset(tile.across, tile.columns, vector, c)
-            at = f"c[at(place + {down} * c_row + {right})]"
-            lines += [
-                f"if i + {down} < rows and j + {right} < columns:",
-                "    if adds:",
-                f"        {at} += sum_{r}_{c}",
-                "    else:",
-                f"        {at} = sum_{r}_{c}",
-            ]
+            place = f"at(place + {down} * c_row + {right})"
+            inside = f"(i + {down} < rows) & (j + {right} < columns)"
+            lines.append(f"store(c, {place}, sum_{r}_{c}, {inside}, adds)")
     return lines
 
 

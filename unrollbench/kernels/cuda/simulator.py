@@ -17,6 +17,7 @@ from numba.cuda import types
 
 from unrollbench.errors import BackendUnavailable
 from unrollbench.kernels.build import Phases
+from unrollbench.kernels.cuda import branches
 from unrollbench.kernels.cuda.device import Host, KernelSize, Launch
 from unrollbench.kernels.cuda.tiling import VECTOR_BYTES, Block, Limits, ProductTile
 from unrollbench.kernels.source import define, function
@@ -82,7 +83,8 @@ class SimulatedDevice:
     # ------------------------------------------------------------ compiling
 
     def scope(self, dtype: str) -> dict[str, Any]:
-        own = {"vector": _vector, "dot": _dot, "ALIGNMENT": None}
+        own: dict[str, Any] = {"vector": _vector, "dot": _dot, "ALIGNMENT": None}
+        own |= {each.__name__: each for each in branches.FUNCTIONS}
         scope = {**own, "cuda": Running(), "at": _at, "ZERO": np.dtype(dtype).type(0), "DTYPE": getattr(types, dtype)}
         return {**scope, "exchange": define(EXCHANGE, "exchange", {**scope, "passed": {}})}
 

@@ -184,7 +184,7 @@ def _exchange(tile: Tile) -> list[str]:
             lines.append(f"upper = x & {mask} != 0")
         for low, high in zip(pairs[:half], pairs[half : 2 * half], strict=True):
             for here, there in zip(_sums(tile, low), _sums(tile, high), strict=True):
-                lines.append(f"given, kept = ({here}, {there}) if upper else ({there}, {here})")
+                lines.append(f"given, kept = choose(upper, {here}, {there}), choose(upper, {there}, {here})")
                 lines.append(f"{here} = kept + exchange(given, {mask})")
         if not half:
             lines += [f"{name} += exchange({name}, {mask})" for name in _sums(tile, pairs[0])]
