@@ -7,6 +7,7 @@ from unrollbench.cells import LayerSpec
 from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.network import layouts
 from unrollbench.kernels.spec import NetworkSpec
+from unrollbench.schedule import schedule
 
 
 def stack(
@@ -27,6 +28,11 @@ def stack(
     return NetworkSpec((first, *[above] * (layers - 1)), dtype, batch, train, True, False, threads)
 
 
-def bottom(spec: NetworkSpec) -> LayerLayout:
-    """The layout of the lowest layer."""
-    return layouts(spec)[0]
+def bottom(spec: NetworkSpec, *, window: int = 32) -> LayerLayout:
+    """The layout of the lowest layer in a loop with windows of so many steps."""
+    return planned(spec, window=window)[0]
+
+
+def planned(spec: NetworkSpec, *, window: int = 32) -> tuple[LayerLayout, ...]:
+    """The layouts of all layers in a loop with windows of so many steps."""
+    return layouts(spec, schedule("dynamic", num_layers=len(spec.layers), max_time=1, parallel_iterations=window))

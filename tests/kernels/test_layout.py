@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kernels.stacks import bottom, stack
+from tests.kernels.stacks import bottom, planned, stack
 from unrollbench.case import CellOptions
 from unrollbench.kernels import host
 from unrollbench.kernels.layout import Partition, partition
-from unrollbench.kernels.network import layouts
 
 
 def items(share: tuple[int, int, int], big: int) -> list[int]:
@@ -108,9 +107,9 @@ def test_frame_fields_do_not_overlap() -> None:
 
 
 def test_training_keeps_every_time_step_and_forward_only_the_top_outputs() -> None:
-    trained = [{a.slots for a in layout.arrays.values()} for layout in layouts(stack("lstm", layers=2))]
+    trained = [{a.slots for a in layout.arrays.values()} for layout in planned(stack("lstm", layers=2))]
     assert trained == [{"time"}, {"time"}]
-    lower, top = layouts(stack("lstm", layers=2, train=False))
+    lower, top = planned(stack("lstm", layers=2, train=False))
     assert {name: array.slots for name, array in lower.arrays.items()} == {"c": "single", "h": "window"}
     assert {name: array.slots for name, array in top.arrays.items()} == {"c": "single", "h": "time"}
 
@@ -121,3 +120,24 @@ def test_equal_stacks_have_equal_layouts_so_that_they_share_kernels() -> None:
     assert hash(first) == hash(second)
     assert first != bottom(stack("lstm", options=CellOptions(forget_bias=0.0)))
     assert first != bottom(stack("lstm", dtype="float64"))
+
+
+def test_a_window_of_one_step_needs_room_for_a_tile_of_gates_and_two_slots_of_outputs_below_the_top() -> None:
+    lower, top = planned(stack("lstm", layers=2, train=False, batch=40, units=40), window=1)
+    assert (lower.fused, top.fused) == (True, True)
+    assert {name: array.slots for name, array in lower.arrays.items()} == {"c": "single", "h": "two"}
+    assert {name: array.slots for name, array in top.arrays.items()} == {"c": "single", "h": "time"}
+    (stage,) = lower.stages
+    assert stage.gate_slots == "tile"
+    assert stage.row_bytes == 4 * stage.groups.big * lower.width
+    gates, candidate = bottom(stack("gru", train=False), window=1).stages
+    assert (gates.gate_slots, candidate.gate_slots) == ("single", "tile")  # the candidate's equations read the gate u
+    assert {s.gate_slots for s in bottom(stack("gru"), window=1).stages} == {"time"}
+
+
+def test_weights_are_asked_for_ahead_only_where_the_second_level_cache_cannot_keep_them() -> None:
+    kept = host.second_level_cache_bytes()
+    small, large = (bottom(stack("basic_rnn", units=int((share * kept / 4) ** 0.5))) for share in (0.5, 1.5))
+    assert (small.streams, large.streams) == (False, True)
+    assert not large.asks(1)  # one row reads each weight once: the hardware follows that
+    assert large.asks(2)

@@ -16,9 +16,9 @@ from unrollbench.tensors import Array
 TILES: Any = tiles  # untyped: its functions are Numba intrinsics
 
 
-def tile_kernel(dtype: str, rows: int, offsets: tuple[int, ...]) -> Kernel:
+def tile_kernel(dtype: str, rows: int, columns: int) -> Kernel:
     """A kernel with the arguments of `tile.tile`."""
-    tile = TILES.tile(dtype, rows, offsets)
+    tile = TILES.tile(dtype, rows, columns)
 
     def run(K, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):  # type: ignore[no-untyped-def]
         tile(K, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row)
@@ -54,32 +54,24 @@ def placed(start: Array, sums: Array, offsets: tuple[int, ...]) -> Array:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "rows", "blocks"),
-    [
-        ("float32", 1, (0,)),
-        ("float32", 3, (0, 2, 3)),
-        ("float64", 6, (1, 0, 2, 4)),
-        ("float64", 2, (0, 1, 2, 3, 4, 5, 6, 7)),
-    ],
+    ("dtype", "rows", "columns"), [("float32", 1, 1), ("float32", 3, 3), ("float64", 6, 4), ("float64", 2, 8)]
 )
-def test_a_tile_is_a_matrix_product_whatever_its_rows_and_offsets(
-    dtype: str, rows: int, blocks: tuple[int, ...]
-) -> None:
+def test_a_tile_is_a_matrix_product_whatever_its_rows_and_columns(dtype: str, rows: int, columns: int) -> None:
     rng, lanes = np.random.default_rng(1), host.lanes(dtype)
-    offsets = tuple(block * lanes * np.dtype(dtype).itemsize for block in blocks)
-    kernel = tile_kernel(dtype, rows, offsets)
+    kernel = tile_kernel(dtype, rows, columns)
     for K in (0, 1, 2, 7, 33):
-        a, w = drawn(rng, (rows, K + 3), dtype), drawn(rng, (len(blocks), K + 1, lanes), dtype)
-        start = drawn(rng, (rows, (max(blocks) + 2) * lanes), dtype)
+        a, w = drawn(rng, (rows, K + 3), dtype), drawn(rng, (columns, K + 1, lanes), dtype)
+        start = drawn(rng, (rows, (columns + 1) * lanes), dtype)
         out = start.copy()
         run_tile(kernel, a, w, start, out, K)
         sums = np.einsum("rk,ckl->rcl", a[:, :K], w[:, :K])
+        offsets = tuple(column * lanes * a.itemsize for column in range(columns))
         np.testing.assert_array_equal(out, placed(start, sums, offsets))
 
 
 def test_a_tile_reads_a_transposed_operand_through_its_strides() -> None:
     rng, lanes = np.random.default_rng(2), host.lanes("float32")
-    kernel = tile_kernel("float32", 2, (0,))
+    kernel = tile_kernel("float32", 2, 1)
     a, w = drawn(rng, (5, 2), "float32").T, drawn(rng, (1, 5, lanes), "float32")
     start, out = drawn(rng, (2, lanes), "float32"), pack.aligned((2, lanes), "float32")
     run_tile(kernel, a, w, start, out, 5)
@@ -88,7 +80,7 @@ def test_a_tile_reads_a_transposed_operand_through_its_strides() -> None:
 
 def test_a_tile_may_start_from_one_row_that_all_rows_share_or_from_its_own_result() -> None:
     rng, lanes = np.random.default_rng(3), host.lanes("float32")
-    kernel = tile_kernel("float32", 3, (0,))
+    kernel = tile_kernel("float32", 3, 1)
     a, w, bias = drawn(rng, (3, 4), "float32"), drawn(rng, (1, 4, lanes), "float32"), drawn(rng, (1, lanes), "float32")
     out = pack.aligned((3, lanes), "float32")
     run_tile(kernel, a, w, bias, out, 4, shared_start=True)
@@ -99,7 +91,7 @@ def test_a_tile_may_start_from_one_row_that_all_rows_share_or_from_its_own_resul
 
 def test_a_tile_multiplies_rows_that_are_nan_apart_from_the_others() -> None:
     lanes = host.lanes("float32")
-    kernel = tile_kernel("float32", 3, (0,))
+    kernel = tile_kernel("float32", 3, 1)
     a, w = np.ones((3, 2), np.float32), np.ones((1, 2, lanes), np.float32)
     a[1, 0] = np.nan
     start: Array = np.zeros((3, lanes), np.float32)
@@ -109,19 +101,39 @@ def test_a_tile_multiplies_rows_that_are_nan_apart_from_the_others() -> None:
     assert np.all(out[[0, 2]] == 2)
 
 
-@pytest.mark.parametrize("rows", [1, 2])
-def test_accumulate_adds_to_its_result_whatever_it_asks_for_meanwhile(rows: int) -> None:
-    rng, lanes, dtype = np.random.default_rng(4), host.lanes("float32"), "float32"
+def test_a_steps_tile_adds_to_its_result_whatever_it_asks_for_meanwhile() -> None:
+    rng, rows, lanes, dtype = np.random.default_rng(4), 2, host.lanes("float32"), "float32"
     width = 4 * lanes
-    accumulate = TILES.accumulate(dtype, rows, (0, 2 * width), 5, 7 * 4, 3 * width)
+    ends = TILES.Ends(3 * width, (0, 2 * width))
+    tile = TILES.step_tile(dtype, rows, ends, ends, (TILES.Product(5, 7 * 4),), True)
 
-    def run(a, w, out, ahead, ahead_k):  # type: ignore[no-untyped-def]
-        accumulate(a, w, out, ahead, ahead_k)
+    def run(start, out, a, w, ahead, ahead_k):  # type: ignore[no-untyped-def]
+        tile(start, out, a, w, ahead, ahead_k)
 
-    kernel = Kernel("run", run, 5)
+    kernel = Kernel("run", run, 6)
     a, w, start = drawn(rng, (rows, 7), dtype), drawn(rng, (2, 5, lanes), dtype), drawn(rng, (rows, 3 * lanes), dtype)
     wanted = placed(start, np.einsum("rk,ckl->rcl", a[:, :5], w), (0, 2 * width))
     for ahead, ahead_k in ((w.ctypes.data, width), (0, 0), (0, 1 << 40)):  # no address that is asked for can fail
         out = start.copy()
-        call(kernel, a.ctypes.data, w.ctypes.data, out.ctypes.data, ahead, ahead_k)
+        call(kernel, out.ctypes.data, out.ctypes.data, a.ctypes.data, w.ctypes.data, ahead, ahead_k)
         np.testing.assert_array_equal(out, wanted)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_steps_tile_adds_up_two_products_from_a_row_that_all_rows_share(rows: int) -> None:
+    rng, lanes, dtype = np.random.default_rng(5), host.lanes("float64"), "float64"
+    width = 8 * lanes
+    start_ends, out_ends = TILES.Ends(0, (0, 3 * width)), TILES.Ends(2 * width, (0, width))
+    products = (TILES.Product(5, 7 * 8), TILES.Product(9, 9 * 8))
+    tile = TILES.step_tile(dtype, rows, start_ends, out_ends, products, False)
+
+    def run(start, out, x, W_x, h, W_h):  # type: ignore[no-untyped-def]
+        tile(start, out, x, W_x, h, W_h)
+
+    kernel = Kernel("run", run, 6)
+    x, h = drawn(rng, (rows, 7), dtype), drawn(rng, (rows, 9), dtype)
+    W_x, W_h = drawn(rng, (2, 5, lanes), dtype), drawn(rng, (2, 9, lanes), dtype)
+    bias, out = drawn(rng, (4, lanes), dtype), pack.aligned((rows, 2, lanes), dtype)
+    call(kernel, *(array.ctypes.data for array in (bias, out, x, W_x, h, W_h)))
+    sums = np.einsum("rk,ckl->rcl", x[:, :5], W_x) + np.einsum("rk,ckl->rcl", h, W_h)
+    np.testing.assert_array_equal(out, bias[[0, 3]] + sums)

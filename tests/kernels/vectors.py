@@ -7,12 +7,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from unrollbench.kernels import elementary, host, pack, simd
+from unrollbench.kernels import host, pack
 from unrollbench.kernels.build import Kernel
+from unrollbench.kernels.equations import Equations, Place, on_tile
+from unrollbench.kernels.expression import Expression
 from unrollbench.kernels.source import define
 from unrollbench.tensors import Array
-
-SIMD: Any = simd  # untyped: its functions are Numba intrinsics
 
 
 def call(kernel: Kernel, *arguments: int) -> None:
@@ -35,12 +35,12 @@ def applied(function: Callable[..., Any], *arrays: Array, registers: int = 1) ->
 @cache
 def _loop(function: Callable[..., Any], dtype: str, registers: int, arguments: int) -> Kernel:
     """A kernel (blocks, out, in_0, ...) that applies the function to vector after vector."""
-    assert function in elementary.FUNCTIONS
-    load, store, _ = SIMD.memory(dtype, registers)
-    width = host.vector_unit().width_bytes
-    step = registers * width
     names = [f"in_{index}" for index in range(arguments)]
-    loads = ", ".join(f"load({name} + at, {width})" for name in names)
+    loads = tuple((Expression(), Place(name)) for name in names)
+    result = function(*(argument for argument, _ in loads))
+    tile = on_tile(dtype, 1, registers, Equations(loads, ((result, Place("out")),)))
+    step = registers * host.vector_unit().width_bytes
     text = f"def loop(blocks, out, {', '.join(names)}):\n"
-    text += f"    for at in range(0, blocks * {step}, {step}):\n        store(out + at, {width}, function({loads}))\n"
-    return Kernel("loop", define(text, "loop", {"load": load, "store": store, "function": function}), arguments + 2)
+    text += f"    for at in range(0, blocks * {step}, {step}):\n"
+    text += f"        tile({', '.join(f'{name} + at' for name in (*names, 'out'))})\n"
+    return Kernel("loop", define(text, "loop", {"tile": tile}), arguments + 2)

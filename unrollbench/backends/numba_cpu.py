@@ -137,7 +137,8 @@ class NetworkProgram:
         """Per layer the state arrays after each row's last step, copies."""
         rows, lengths = np.arange(self.network.spec.batch_size), self._buffers.lengths
         in_window = int(self._buffers.frames[0, 0, self.network.layouts[0].fields["window"] // 8])
-        slots = {"time": lengths, "window": np.full_like(lengths, in_window), "single": np.zeros_like(lengths)}
+        last = {"window": in_window, "single": 0, "two": self._limit & 1}
+        slots = {"time": lengths} | {name: np.full_like(lengths, slot) for name, slot in last.items()}
         return tuple(
             tuple(b[n][slots[b.layout.arrays[n].slots], rows, : b.layout.arrays[n].size] for n in b.layout.cell.state)
             for b in self._buffers.layers

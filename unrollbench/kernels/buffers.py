@@ -64,6 +64,9 @@ class Buffers:
             if layout.train:
                 buffers.fixed[f"d_{name}"] = pack.aligned((batch, width), dtype)
         for s in layout.stages:
+            if s.gate_slots == "tile":
+                shape = (layout.threads, layout.rows.big, s.row_bytes // layout.itemsize)
+                buffers.fixed[f"gates_{s.index}"] = pack.aligned(shape, dtype)
             for name in s.stage.exposed if layout.train else ():
                 buffers.fixed[f"d_{name}"] = pack.aligned((batch, s.gate_bytes // layout.itemsize), dtype)
 
@@ -121,14 +124,17 @@ class Buffers:
     def _timed_shapes(self, index: int, steps: int) -> dict[str, tuple[int, ...]]:
         layout, spec = self.layers[index].layout, self.network.spec
         batch, window = spec.batch_size, min(steps, self.network.schedule.window)
-        slots = {"time": steps, "window": window}
+        slots = {"time": steps, "window": window, "single": 1, "two": 1}
         shapes: dict[str, tuple[int, ...]] = {
             name: (slots[a.slots] + a.is_state, batch, a.row_bytes // layout.itemsize)
             for name, a in layout.arrays.items()
             if a.slots != "single"
         }
-        gate_slots = slots[layout.gate_slots]
-        shapes |= {f"gates_{s.index}": (gate_slots, batch, s.row_bytes // layout.itemsize) for s in layout.stages}
+        shapes |= {
+            f"gates_{s.index}": (slots[s.gate_slots], batch, s.row_bytes // layout.itemsize)
+            for s in layout.stages
+            if s.gate_slots != "tile"
+        }
         if spec.train:
             shapes["d_x"] = (window if index else steps, batch, layout.padded(layout.spec.input_size))
         if index == 0 and not spec.time_major:
@@ -191,12 +197,13 @@ class Buffers:
             self.point(layer, "zeros", self._zeros)
             self.point(layer, "one", self._one)
             self.point(layer, "panel", self._panel)
+            per_thread = {f"d_{n}" for s in buffers.layout.stages for n in s.stage.diagonals}
+            per_thread |= {f"gates_{s.index}" for s in buffers.layout.stages if s.gate_slots == "tile"}
+            for name in per_thread & buffers.fixed.keys():
+                each = buffers.fixed[name]
+                self._set(layer, name, each.ctypes.data + np.arange(len(each)) * each.strides[0])
             for s in buffers.layout.stages:
                 self.point(layer, f"bias_{s.index}", self._zeros)
-                for name in s.stage.diagonals if self._gradients is not None else ():
-                    each = buffers.fixed[f"d_{name}"]
-                    self._set(layer, f"d_{name}", each.ctypes.data + np.arange(len(each)) * each.strides[0])
-            per_thread = {f"d_{n}" for s in buffers.layout.stages for n in s.stage.diagonals}
             for name, array in buffers.fixed.items():
                 if name not in per_thread:
                     self.point(layer, name, array)
@@ -222,7 +229,8 @@ class Buffers:
                 w_x, w_h, bias = cells.stage_weights(s.stage, layout.spec, given)
                 packed = {f"W_h_{i}": pack.interleaved(w_h, gates, lanes)}
                 if w_x is not None:
-                    packed[f"W_x_{i}"] = pack.natural(w_x, gates, lanes)
+                    order = pack.interleaved if layout.fused else pack.natural
+                    packed[f"W_x_{i}"] = order(w_x, gates, lanes)
                 if layout.train:
                     packed[f"W_hT_{i}"] = pack.transposed(w_h, gates, lanes)
                     if w_x is not None:

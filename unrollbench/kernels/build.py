@@ -12,9 +12,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import event
 from numba.core.ccallback import CFunc
-from numba.extending import intrinsic
 
-from unrollbench.kernels.source import define
+from unrollbench.kernels.words import on_addresses
 
 LOWERING = ("native_lowering", "nopython_backend", "native_parfor_lowering")
 """Numba passes that produce machine code; all others turn bytecode into typed Numba IR."""
@@ -60,10 +59,7 @@ def _call_by_address(address: int, arguments: int) -> Any:
         builder.call(builder.inttoptr(ir.Constant(word, address), target), args)
         return context.get_dummy_value()
 
-    names = ", ".join(f"a{index}" for index in range(arguments))
-    text = f"def call(typing_context, {names}):\n    return signature, codegen\n"
-    typed = types.void(*[types.intp] * arguments)
-    return intrinsic(define(text, "call", {"signature": typed, "codegen": codegen}))
+    return on_addresses([f"a{index}" for index in range(arguments)], codegen)
 
 
 class Phases:

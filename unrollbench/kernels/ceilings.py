@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from unrollbench.case import DTYPES
 from unrollbench.kernels import host, pack
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.simd import vector
+from unrollbench.kernels.simd import multiply_add, vector
 from unrollbench.kernels.threads import Team
 from unrollbench.kernels.words import peek
 from unrollbench.records import Ceiling
@@ -111,13 +110,10 @@ def _rounds(dtype: str, *, reads: bool):  # type: ignore[no-untyped-def]
     An empty assembly statement uses the sums at the end, so that no compiler can leave the work out.
     """
     ty = vector(dtype)
-    element = ir.FloatType() if dtype == "float32" else ir.DoubleType()
-    llvm_type, word = ir.VectorType(element, ty.lanes), ir.IntType(64)
+    llvm_type, word = ty.llvm, ir.IntType(64)
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         address, count, step = args
-        name = f"llvm.fmuladd.v{ty.lanes}f{ty.element.bitwidth}"
-        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(llvm_type, [llvm_type] * 3), name)
         near_one = ir.Constant(llvm_type, [0.999] * ty.lanes)
         entry, body, done = builder.basic_block, builder.append_basic_block(), builder.append_basic_block()
         start = builder.inttoptr(address, ir.PointerType())
@@ -132,7 +128,7 @@ def _rounds(dtype: str, *, reads: bool):  # type: ignore[no-untyped-def]
                 place = builder.gep(at, [offset], source_etype=ir.IntType(8))
                 updated.append(builder.fadd(total, builder.load(place, align=DTYPES[dtype], typ=llvm_type)))
             else:
-                updated.append(builder.call(fma, [total, near_one, near_one]))
+                updated.append(multiply_add(builder, ty, total, near_one, near_one))
         following = builder.add(index, ir.Constant(word, 1))
         moved = builder.gep(at, [step], source_etype=ir.IntType(8))
         first = [ir.Constant(llvm_type, [float(chain)] * ty.lanes) for chain in range(CHAINS)]

@@ -12,36 +12,30 @@ from typing import Any
 
 from numba import njit
 
-from unrollbench.kernels import elementary, forward, gradient, products, simd, source, threads, tile, words
+from unrollbench.kernels import forward, gradient, products, source, threads, tile, words
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.layout import LayerLayout, StageLayout
+from unrollbench.kernels.layout import Inputs, LayerLayout, StageLayout, inputs_of
 from unrollbench.kernels.products import OPTIONS
-
-
-def x_row_bytes(layouts: tuple[LayerLayout, ...], index: int) -> int:
-    """Bytes of one input row of a layer: the user's rows, or the padded outputs of the layer below."""
-    if index == 0:
-        return layouts[0].spec.input_size * layouts[0].itemsize
-    return layouts[index - 1].arrays["h"].row_bytes
+from unrollbench.kernels.walk import Walk
 
 
 def forward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Kernel]:
-    """project and step."""
-    layout = layouts[index]
-    x_row, x_by_time = x_row_bytes(layouts, index), index == 0 or layout.train
-    projects = [products.project(layout, s, x_row, x_by_time) for s in layout.stages]
-    return {"project": _together(tuple(projects)), "step": _forward_step(layout)}
+    """project, unless the step does that, and step."""
+    layout, inputs = layouts[index], inputs_of(layouts, index)
+    found = {"step": _forward_step(layout, inputs)}
+    if not layout.fused:
+        found["project"] = _together(tuple(products.project(layout, s, inputs) for s in layout.stages))
+    return found
 
 
 def backward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Kernel]:
     """back_step, d_inputs and d_weights."""
-    layout = layouts[index]
-    x_row = x_row_bytes(layouts, index)
+    layout, inputs = layouts[index], inputs_of(layouts, index)
     d_x_row = layout.padded(layout.spec.input_size) * layout.itemsize
     return {
         "back_step": _backward_step(layout),
         "d_inputs": products.input_gradient(layout, d_x_row, by_time=index == 0),
-        "d_weights": _together(tuple(products.weight_gradient(layout, s, x_row, True) for s in layout.stages)),
+        "d_weights": _together(tuple(products.weight_gradient(layout, s, inputs.row_bytes) for s in layout.stages)),
     }
 
 
@@ -61,51 +55,65 @@ def _together(kernels: tuple[Kernel, ...]) -> Kernel:
 
 
 def _namespace(layout: LayerLayout) -> dict[str, Any]:
-    names = ("load", "store", "zero")
-    one = dict(zip(names, simd.memory(layout.dtype), strict=True))
-    several = dict(zip(names, simd.memory(layout.dtype, source.rows_at_once(layout)), strict=True))
-    memory = one | {f"{name}s": function for name, function in several.items()}
     counter = layout.fields["counter"]
 
     @njit(**OPTIONS)
     def barrier(f, members):
         threads.barrier(words.peek(f, counter), members)
 
-    return {**memory, "peek": words.peek, "barrier": barrier}
+    return {"peek": words.peek, "barrier": barrier}
 
 
-def _tile_offsets(layout: LayerLayout, s: StageLayout, blocks: int) -> tuple[int, ...]:
-    """Where a tile's columns lie in a row of the gate buffer: all gates of each unit block, as `W_h` is packed."""
-    return tuple(b * layout.width + g * s.gate_bytes for b in range(blocks) for g in range(len(s.stage.gates)))
+def _equations(layout: LayerLayout, s: StageLayout) -> dict[str, Kernel]:
+    """The stage's equations for each size of a tile, by name."""
+    walk, index = forward.equations(layout, s), s.index
+    loop = _walk("loop", walk, "row, rows, block, blocks", walk.loop(1))
+    shapes = [(rows, blocks) for rows, _ in layout.rows.sizes for blocks, _ in s.groups.sizes]
+    names = {f"equations_{index}_{rows}x{blocks}": walk.tile(rows, blocks) for rows, blocks in shapes}
+    return {name: _walk(name, walk, "row, block", body, [loop]) for name, body in names.items()}
+
+
+def _walk(
+    name: str, walk: Walk, which: str, body: tuple[list[str], dict[str, Any]], loops: Sequence[Kernel] = ()
+) -> Kernel:
+    """A function of a walk, compiled; `which` names its arguments that say which rows and units."""
+    lines, called = body
+    text = source.function(name, f"t, lengths, {which}, {', '.join(walk.addresses)}", lines)
+    return _kernel(name, text, {"peek": words.peek, **called, **{loop.name: loop.call for loop in loops}}, loops)
 
 
 @cache
-def _forward_step(layout: LayerLayout) -> Kernel:
+def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
     namespace, uses = _namespace(layout), []
     for s in layout.stages:
+        added = tuple(product for product in forward.products(layout, s, inputs) if product is not None)
         for rows, _ in layout.rows.sizes:
             for blocks, _ in s.groups.sizes:
-                offsets, a_row = _tile_offsets(layout, s, blocks), layout.arrays[s.stage.operand].row_bytes
-                accumulate = tile.accumulate(layout.dtype, rows, offsets, s.operand_size, a_row, s.row_bytes)
-                namespace[f"tile_{s.index}_{rows}x{blocks}"] = accumulate
-        namespace[f"forward_{s.index}"] = elementary.equation(s.stage.forward)
-        uses.append(_kernel(f"equations_{s.index}", forward.equations(layout, s), namespace))
-        namespace[f"equations_{s.index}"] = uses[-1].call
-    return _kernel("step", forward.step(layout), namespace, uses)
+                multiplied = tile.step_tile(
+                    layout.dtype, rows, *forward.ends(layout, s, blocks), added, layout.asks(rows)
+                )
+                namespace[f"tile_{s.index}_{rows}x{blocks}"] = multiplied
+        equations = _equations(layout, s)
+        namespace |= {name: kernel.call for name, kernel in equations.items()}
+        uses += equations.values()
+    return _kernel("step", forward.step(layout, inputs), namespace, uses)
 
 
 @cache
 def _backward_step(layout: LayerLayout) -> Kernel:
     namespace, uses = _namespace(layout), []
     for s in layout.stages:
+        added = (tile.Product(s.row_bytes // layout.itemsize, s.row_bytes),)
         for rows, _ in layout.rows.sizes:
             for blocks, _ in s.operand_groups.sizes:
                 offsets = tuple(b * layout.width for b in range(blocks))
-                depth, out_row = s.row_bytes // layout.itemsize, layout.arrays[s.stage.operand].row_bytes
-                accumulate = tile.accumulate(layout.dtype, rows, offsets, depth, s.row_bytes, out_row)
-                namespace[f"tile_T{s.index}_{rows}x{blocks}"] = accumulate
-        namespace[f"backward_{s.index}"] = elementary.equation(s.stage.backward)
-        uses.append(_kernel(f"gradients_{s.index}", gradient.gradients(layout, s), namespace))
+                ends = tile.Ends(layout.arrays[s.stage.operand].row_bytes, offsets)
+                namespace[f"tile_T{s.index}_{rows}x{blocks}"] = tile.step_tile(
+                    layout.dtype, rows, ends, ends, added, layout.asks(rows)
+                )
+        walk = gradient.gradients(layout, s)
+        body = walk.loop(gradient.rows_at_once(layout, s))
+        uses.append(_walk(f"gradients_{s.index}", walk, "row, rows, block, blocks", body))
         namespace[f"gradients_{s.index}"] = uses[-1].call
     return _kernel("step", gradient.step(layout), namespace, uses)
 

@@ -1,8 +1,8 @@
-"""sigmoid, tanh, clip and clip_gradient on vector registers: what replaces `cells.functions` in compiled equations.
+"""sigmoid, tanh, clip and clip_gradient on vector registers: what `cells.functions` become in compiled equations.
 
 exp(x) = 2^n e^r with n = round(x / ln 2) and |r| <= ln(2) / 2; e^r is a polynomial, 2^n an addition to the exponent. No
-result is off by more than 4 units in the last place, but that sigmoid falls no further than to exp(-80) in float32 and
-exp(-700) in float64; NaN stays NaN and infinities saturate.
+result is off by more than 4 units in the last place, but that sigmoid falls no further than to exp(-60) in float32 and
+exp(-650) in float64; NaN stays NaN and infinities saturate.
 """
 
 from __future__ import annotations
@@ -14,15 +14,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
 from numba.core import cgutils
-from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import lower_builtin
 
 from unrollbench.cells import functions
 from unrollbench.kernels import host
-from unrollbench.kernels.products import OPTIONS
-from unrollbench.kernels.simd import Vector, joined, llvm_vector, parts
+from unrollbench.kernels.simd import Vector, multiply_add
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,8 @@ class _Format:
 
     bias, mantissa: of the exponent; ln2_high + ln2_low is ln 2, the product of ln2_high with n being exact; series:
     e^r = 1 + r + r^2 (series[0] r^k + ... + series[-1]); sigmoid is computed within +-sigmoid_limit, beyond which
-    1 + exp(-x) rounds to 1 or its inverse vanishes, tanh within +-tanh_limit, where it rounds to 1.
+    1 + exp(-x) rounds to 1 or its inverse is next to nothing, tanh within +-tanh_limit, where it rounds to 1. The
+    product of both denominators is a finite number.
     """
 
     bias: int
@@ -48,90 +45,125 @@ _CEPHES = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1
 _TAYLOR = tuple(1 / factorial(power) for power in range(13, 1, -1))
 """Exact to 4e-18 for |r| <= ln(2) / 2."""
 _FORMATS = {
-    32: _Format(127, 23, 0.693359375, -2.12194440e-4, _CEPHES, 80.0, 10.0),
-    64: _Format(1023, 52, 6.93145751953125e-1, 1.42860682030941723212e-6, _TAYLOR, 700.0, 22.0),
+    32: _Format(127, 23, 0.693359375, -2.12194440e-4, _CEPHES, 60.0, 10.0),
+    64: _Format(1023, 52, 6.93145751953125e-1, 1.42860682030941723212e-6, _TAYLOR, 650.0, 22.0),
 }
 
-
-def equation(function: Callable[..., Any]) -> Any:
-    """A cell's equation for vectors, compiled into whatever calls it."""
-    return njit(function, forceinline=True, **OPTIONS)
+Value = Any
+"""One LLVM value for all vectors of a tile, or a tuple with one per vector."""
 
 
-class _Emitter:
-    """Builds LLVM instructions on one vector type; `constant` broadcasts a Python number."""
+class Emitter:
+    """Builds each instruction for `count` vectors of one type, one after the other.
 
-    def __init__(self, builder, ty):
-        self.builder, self.ty, self.llvm = builder, ty, llvm_vector(ty)
-        self.bits = ty.element.bitwidth
-        self.format = _FORMATS[self.bits]
+    So their chains stand side by side. A function is a chain of some 20 instructions that wait for each other, and a
+    core looks about 100 ahead: a vector of LSTM units took 92 cycles by itself, 65 beside one or two others, 58 beside
+    three and 55 beside five. `constant` is a number in every lane.
+    """
+
+    def __init__(self, builder: ir.IRBuilder, ty: Vector, count: int = 1) -> None:
+        self.builder, self.ty, self.llvm, self.count = builder, ty, ty.llvm, count
+        self.bits, self.format = ty.bits, _FORMATS[ty.bits]
         self.integers = ir.VectorType(ir.IntType(self.bits), ty.lanes)
 
-    def constant(self, value):
-        value = float(np.float32(value)) if self.bits == 32 else float(value)
-        return ir.Constant(self.llvm, [value] * self.ty.lanes)
+    def each(self, instruction: Callable[..., Any], *operands: Value) -> Value:
+        """The instruction on each vector's operands; once, where all vectors have the same."""
+        if not any(isinstance(operand, tuple) for operand in operands):
+            return instruction(*operands)
+        each = (tuple(o[index] if isinstance(o, tuple) else o for o in operands) for index in range(self.count))
+        return tuple(instruction(*one) for one in each)
 
-    def integer(self, value):
+    def constant(self, value: float) -> Value:
+        number = float(np.float32(value)) if self.bits == 32 else float(value)
+        return ir.Constant(self.llvm, [number] * self.ty.lanes)
+
+    def integer(self, value: int) -> Value:
         return ir.Constant(self.integers, [value] * self.ty.lanes)
 
-    def fma(self, x, y, z):
-        function = ir.FunctionType(self.llvm, [self.llvm] * 3)
-        name = f"llvm.fmuladd.v{self.ty.lanes}f{self.bits}"
-        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, function, name), [x, y, z])
+    def add(self, x: Value, y: Value) -> Value:
+        return self.each(self.builder.fadd, x, y)
 
-    def polynomial(self, coefficients, x):
+    def sub(self, x: Value, y: Value) -> Value:
+        return self.each(self.builder.fsub, x, y)
+
+    def mul(self, x: Value, y: Value) -> Value:
+        return self.each(self.builder.fmul, x, y)
+
+    def neg(self, x: Value) -> Value:
+        return self.each(self.builder.fneg, x)
+
+    def fma(self, x: Value, y: Value, z: Value) -> Value:
+        return self.each(lambda *xyz: multiply_add(self.builder, self.ty, *xyz), x, y, z)
+
+    def polynomial(self, coefficients: Any, x: Value) -> Value:
         """coefficients[0] x^k + ... + coefficients[-1]."""
         value = self.constant(coefficients[0])
         for coefficient in coefficients[1:]:
             value = self.fma(value, x, self.constant(coefficient))
         return value
 
-    def at_least(self, x, bound):
+    def select(self, comparison: str, x: Value, bound: Value, then: Value, otherwise: Value) -> Value:
+        """`then` where x compares so with the bound; `otherwise` where it does not, or is NaN."""
+
+        def instruction(x: Value, bound: Value, then: Value, otherwise: Value) -> Value:
+            return self.builder.select(self.builder.fcmp_ordered(comparison, x, bound), then, otherwise)
+
+        return self.each(instruction, x, bound, then, otherwise)
+
+    def at_least(self, x: Value, bound: Value) -> Value:
         """The larger of the two; NaN in x stays."""
-        return self.builder.select(self.builder.fcmp_ordered("<", x, bound), bound, x)
+        return self.select("<", x, bound, bound, x)
 
-    def at_most(self, x, bound):
+    def at_most(self, x: Value, bound: Value) -> Value:
         """The smaller of the two; NaN in x stays."""
-        return self.builder.select(self.builder.fcmp_ordered(">", x, bound), bound, x)
+        return self.select(">", x, bound, bound, x)
 
-    def within(self, x, limit):
+    def within(self, x: Value, limit: float) -> Value:
         """x limited to [-limit, limit]; NaN stays."""
         return self.at_most(self.at_least(x, self.constant(-limit)), self.constant(limit))
 
-    def whole(self, x, factor):
+    def whole(self, x: Value, factor: float) -> tuple[Value, Value]:
         """(n, s): n = round(x * factor) as a float, and s, whose low bits are n as an integer."""
         magic = self.constant(1.5 * 2**self.format.mantissa)
         shifted = self.fma(x, self.constant(factor), magic)
-        return self.builder.fsub(shifted, magic), shifted
+        return self.sub(shifted, magic), shifted
 
-    def power_of_two(self, s, start):
+    def power_of_two(self, s: Value, start: Value) -> Value:
         """The bits `start` with n added to the exponent, for the s of `whole`."""
         mantissa = self.integer(self.format.mantissa)
-        exponent = self.builder.shl(self.builder.bitcast(s, self.integers), mantissa)
-        return self.builder.bitcast(self.builder.add(exponent, start), self.llvm)
 
-    def reciprocal(self, x):
+        def instruction(s: Value, start: Value) -> Value:
+            exponent = self.builder.shl(self.builder.bitcast(s, self.integers), mantissa)
+            return self.builder.bitcast(self.builder.add(exponent, start), self.llvm)
+
+        return self.each(instruction, s, start)
+
+    def bits_of(self, x: Value) -> Value:
+        """The bits of x, as integers."""
+        return self.each(lambda one: self.builder.bitcast(one, self.integers), x)
+
+    def reciprocal(self, x: Value) -> Value:
         """1/x within 1 ulp for normal x >= 0.5; by an estimate and Newton's iteration where that beats a division."""
         if not host.vector_unit().fast_reciprocal:
-            return self.builder.fdiv(self.constant(1.0), x)
-        y = self._estimate(x)
+            return self.each(self.builder.fdiv, self.constant(1.0), x)
+        y = self.each(self._estimate, x)
         for _ in range(1 if self.bits == 32 else 2):
-            error = self.fma(self.builder.fneg(x), y, self.constant(1.0))
+            error = self.fma(self.neg(x), y, self.constant(1.0))
             y = self.fma(y, error, y)
         return y
 
-    def _estimate(self, x):
-        lanes = 512 // self.bits
-        register, mask = ir.VectorType(self.llvm.element, lanes), ir.IntType(max(8, lanes))
-        function = ir.FunctionType(register, [register, register, mask])
+    def _estimate(self, x: Value) -> Value:
+        mask = ir.IntType(max(8, self.ty.lanes))
+        function = ir.FunctionType(self.llvm, [self.llvm, self.llvm, mask])
         name = "llvm.x86.avx512.rcp14.ps.512" if self.bits == 32 else "llvm.x86.avx512.rcp14.pd.512"
         estimate = cgutils.get_or_insert_function(self.builder.module, function, name)
-        nothing, all_lanes = ir.Constant(register, [0.0] * lanes), ir.Constant(mask, -1)
-        found = [self.builder.call(estimate, [part, nothing, all_lanes]) for part in parts(self.builder, x, lanes)]
-        return joined(self.builder, found)
+        return self.builder.call(estimate, [x, self.constant(0.0), ir.Constant(mask, -1)])
 
 
-def _sigmoid(e, x):
+# ---------------------------------------------------------------- quotients: (numerator, denominator)
+
+
+def _sigmoid(e: Emitter, x: Value) -> tuple[Value, Value]:
     """1 / (1 + exp(-x)), with exp(-x) = 2^n e^-s for x = s - n ln 2: the negation is in the coefficients."""
     f = e.format
     x = e.within(x, f.sigmoid_limit)
@@ -139,11 +171,11 @@ def _sigmoid(e, x):
     s = e.fma(n, e.constant(f.ln2_low), e.fma(n, e.constant(f.ln2_high), x))
     ascending = (1.0, 1.0, *reversed(f.series))
     signed = [(-1) ** power * value for power, value in enumerate(ascending)]
-    exponential = e.power_of_two(shifted, e.builder.bitcast(e.polynomial(signed[::-1], s), e.integers))
-    return e.reciprocal(e.builder.fadd(exponential, e.constant(1.0)))
+    exponential = e.power_of_two(shifted, e.bits_of(e.polynomial(signed[::-1], s)))
+    return e.constant(1.0), e.add(exponential, e.constant(1.0))
 
 
-def _tanh(e, x):
+def _tanh(e: Emitter, x: Value) -> tuple[Value, Value]:
     """E / (E + 1) with E = (exp(2x) - 1) / 2, which is 2^n p + (2^n - 1) / 2 without cancellation near 0.
 
     exp(2x) = 2^n e^(2s) and p = (e^(2s) - 1) / 2 = s + s^2 (...): the factor 2 is in the coefficients.
@@ -156,46 +188,22 @@ def _tanh(e, x):
     else:
         s = e.fma(n, e.constant(-f.ln2_low / 2), e.fma(n, e.constant(-f.ln2_high / 2), x))
     doubled = [value * 2 ** (power + 1) for power, value in enumerate(reversed(f.series))]
-    p = e.fma(e.builder.fmul(e.polynomial(doubled[::-1], s), s), s, s)
+    p = e.fma(e.mul(e.polynomial(doubled[::-1], s), s), s, s)
     scale = e.power_of_two(shifted, e.integer(f.bias << f.mantissa))
     below = e.fma(scale, p, e.fma(scale, e.constant(0.5), e.constant(-0.5)))
-    return e.builder.fmul(below, e.reciprocal(e.builder.fadd(below, e.constant(1.0))))
+    return below, e.add(below, e.constant(1.0))
 
 
-def _clip(e, x, bound):
-    return e.at_most(e.at_least(x, e.builder.fneg(bound)), bound)
+def _clip(e: Emitter, x: Value, bound: Value) -> Value:
+    return e.at_most(e.at_least(x, e.neg(bound)), bound)
 
 
-def _clip_gradient(e, x, bound, gradient):
-    outside = e.builder.or_(
-        e.builder.fcmp_ordered("<", x, e.builder.fneg(bound)), e.builder.fcmp_ordered(">", x, bound)
-    )
-    return e.builder.select(outside, e.constant(0.0), gradient)
+def _clip_gradient(e: Emitter, x: Value, bound: Value, gradient: Value) -> Value:
+    inside = e.select("<", x, e.neg(bound), e.constant(0.0), gradient)
+    return e.select(">", x, bound, e.constant(0.0), inside)
 
 
-def _vectorise(function, emit):
-    """Makes compiled code call `emit` for `function` wherever an argument is a Vector; scalars are broadcast."""
-
-    @infer_global(function)
-    class _Typing(AbstractTemplate):
-        def generic(self, args, kws):
-            vectors = [a for a in args if isinstance(a, Vector)]
-            return signature(vectors[0], *[vectors[0]] * len(args)) if vectors else None
-
-    def lower(context, builder, sig, args):
-        return emit(_Emitter(builder, sig.return_type), *args)
-
-    for count in (1, 2, 3):
-        lower_builtin(function, *[Vector] * count)(lower)
-
-
-FUNCTIONS = {
-    functions.sigmoid: _sigmoid,
-    functions.tanh: _tanh,
-    functions.clip: _clip,
-    functions.clip_gradient: _clip_gradient,
-}
-"""What equations may call, and what emits it for vectors."""
-
-for _function, _emit in FUNCTIONS.items():
-    _vectorise(_function, _emit)
+QUOTIENTS = {functions.sigmoid: _sigmoid, functions.tanh: _tanh}
+"""Functions that are a quotient, and what emits its two parts. The first is 1 where it is the same for all vectors."""
+OTHERS = {functions.clip: _clip, functions.clip_gradient: _clip_gradient}
+"""The other functions that equations may call."""

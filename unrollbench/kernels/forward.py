@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from unrollbench.kernels.layout import LayerLayout, StageLayout
+from unrollbench.kernels.equations import Equations
+from unrollbench.kernels.expression import Expression
+from unrollbench.kernels.layout import Inputs, LayerLayout, StageLayout
+from unrollbench.kernels.places import Places, exposed
 from unrollbench.kernels.source import (
-    Gates,
     array,
     assigned,
     barrier,
@@ -15,49 +15,80 @@ from unrollbench.kernels.source import (
     following_weights,
     function,
     gates,
-    over_tile,
-    row_of,
-    rows_at_once,
     tiles,
-)  # fmt: skip
+)
+from unrollbench.kernels.tile import Ends, Product
+from unrollbench.kernels.walk import Walk
 
 
-def step(layout: LayerLayout) -> str:
+def step(layout: LayerLayout, inputs: Inputs) -> str:
     """`step(f, t, s)`: all stages of time step t, whose gate buffer lies in slot s of the window."""
     lines = begin(layout)
+    if layout.fused:
+        lines.append(f"x = {inputs.address(layout)}")
     for s in layout.stages:
-        named, passed = assigned(s, _addresses(layout, s))
-        lines += named
-        lines += [f"operand, W = {array(layout, s.stage.operand)}, {field(layout, f'W_h_{s.index}')}"]
+        known, i = addresses(layout, s), s.index
+        named, passed = assigned(s, {name: known[name] for name in equations(layout, s).addresses})
+        lines += [*named, f"operand, W_h = {array(layout, s.stage.operand)}, {field(layout, f'W_h_{i}')}"]
+        if layout.fused:
+            lines.append(f"bias, W_x = {field(layout, f'bias_{i}')}, {field(layout, f'W_x_{i}')}")
 
-        def tile(rows: int, blocks: int, s: StageLayout = s, passed: str = passed) -> list[str]:
-            return [
-                _tile(layout, s, rows, blocks),
-                f"equations_{s.index}(t, lengths, row, {rows}, block, {blocks}, {passed})",
-            ]
+        def tile(rows: int, blocks: int, s: StageLayout = s, passed: dict[str, str] = passed) -> list[str]:
+            return _tile(layout, s, inputs, (rows, blocks), passed)
 
-        lines += [*tiles(layout, "", s.index, s.groups, tile), *barrier(layout)]
+        lines += [*tiles(layout, "", i, s.groups, tile), *barrier(layout)]
     return function("step", "f, t, s", lines)
 
 
-def _tile(layout: LayerLayout, s: StageLayout, rows: int, blocks: int) -> str:
-    """The call of a tile's product."""
-    panel = s.operand_size * layout.width  # bytes of one column of weights
-    w_block = panel * len(s.stage.gates)
-    place = f"row * {{}} + block * {layout.width}"
-    passed = [
-        f"operand + row * {layout.arrays[s.stage.operand].row_bytes}",
-        f"W + block * {w_block}",
-        f"gates_{s.index} + {place.format(s.row_bytes)}",
-        *following_weights(layout, rows, blocks, blocks * len(s.stage.gates), panel),
+def _tile(
+    layout: LayerLayout, s: StageLayout, inputs: Inputs, size: tuple[int, int], passed: dict[str, str]
+) -> list[str]:
+    """A tile's product and its equations, to which the addresses `passed` are passed."""
+    rows, blocks = size
+    own = passed["gates"]
+    if s.gate_slots == "tile":  # all tiles use this room; their equations expect it at their rows and units
+        passed = passed | {"gates": f"{own} - row * {s.row_bytes} - block * {layout.width}"}
+    else:
+        own = f"{own} + row * {s.row_bytes} + block * {layout.width}"
+    arguments = [f"bias + block * {layout.width}" if layout.fused else own, own]
+    for (address, weights), product in zip(OPERANDS, products(layout, s, inputs), strict=True):
+        if product is not None:
+            panel = product.depth * layout.width  # bytes of one column of weights
+            columns = blocks * len(s.stage.gates)
+            arguments += [f"{address} + row * {product.a_row}"]
+            arguments += [f"{weights} + block * {panel * len(s.stage.gates)}"]
+            arguments += following_weights(layout, weights, rows, blocks, columns, panel)
+    shape = f"{s.index}_{rows}x{blocks}"
+    return [
+        f"tile_{shape}({', '.join(arguments)})",
+        f"equations_{shape}(t, lengths, row, block, {', '.join(passed.values())})",
     ]
-    return f"tile_{s.index}_{rows}x{blocks}({', '.join(passed)})"
 
 
-def _addresses(layout: LayerLayout, s: StageLayout) -> dict[str, str]:
+OPERANDS = (("x", "W_x"), ("operand", "W_h"))
+"""What a step's text calls the operands and weights of the two products that a tile may add up."""
+
+
+def products(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> tuple[Product | None, Product]:
+    """What a tile of the stage adds up: x . W_x, if it is not there already, and operand . W_h."""
+    with_input = layout.fused and s.stage.takes_input
+    of_input = Product(layout.spec.input_size, inputs.row_bytes) if with_input else None
+    return of_input, Product(s.operand_size, layout.arrays[s.stage.operand].row_bytes)
+
+
+def ends(layout: LayerLayout, s: StageLayout, blocks: int) -> tuple[Ends, Ends]:
+    """Where a tile's sums start and end up: all gates of each unit block, in the order in which `W_h` is packed."""
+
+    def columns(gate_bytes: int) -> tuple[int, ...]:
+        return tuple(b * layout.width + g * gate_bytes for b in range(blocks) for g in range(len(s.stage.gates)))
+
+    own = Ends(s.row_bytes, columns(s.gate_bytes))
+    return (Ends(0, columns(s.blocks * layout.width)) if layout.fused else own), own
+
+
+def addresses(layout: LayerLayout, s: StageLayout) -> dict[str, str]:
     """Argument name -> address expression of everything the stage's equations touch."""
-    sources = Gates(layout)
-    found = {"gates": gates(layout, s), **sources.addresses(layout, s)}
+    found = {"gates": gates(layout, s), **exposed(layout, s)}
     for name in dict.fromkeys((*s.stage.reads, *s.stage.writes)):
         if name in layout.arrays and layout.arrays[name].is_state:
             found[f"{name}_old"] = array(layout, name)
@@ -65,39 +96,26 @@ def _addresses(layout: LayerLayout, s: StageLayout) -> dict[str, str]:
     return found | {name: field(layout, name) for name in s.stage.diagonals}
 
 
-def equations(layout: LayerLayout, s: StageLayout) -> str:
-    """`equations_i(t, lengths, row, rows, block, blocks, ...)`: pre-activations become gates and state."""
-    stage, sources = s.stage, Gates(layout)
-    unit = partial(row_of, layout)
-    live = [f"{gate} = load(gate_at + {index * s.gate_bytes}, {s.row_bytes})" for index, gate in enumerate(stage.gates)]
-    live += [f"{n} = load({sources.read(n) if n in sources.owners else f'{n}_old + {unit(n)}'})" for n in stage.reads]
-    live += [f"{n}_ = load({n} + unit_at, 0)" for n in stage.diagonals]
-    results = [f"{gate}_1" for gate in stage.gates] + [f"{name}_2" for name in stage.writes]
-    passed = (*stage.gates, *stage.reads, *(f"{n}_" for n in stage.diagonals))
-    live.append(f"{', '.join(results)} = forward_{s.index}({', '.join(passed)})")
-    live += [
-        f"store(gate_at + {index * s.gate_bytes}, {s.row_bytes}, {gate}_1)"
-        for index, gate in enumerate(stage.gates)
-        if layout.train or gate in stage.exposed
-    ]
-    live += [f"store({name}_new + {unit(name)}, {name}_2)" for name in stage.writes]
-    arguments = ["t", "lengths", "row", "rows", "block", "blocks", *_addresses(layout, s)]
-    return function(
-        f"equations_{s.index}",
-        ", ".join(arguments),
-        over_tile(layout, s, live, _finished(layout, s), rows_at_once(layout)),
-    )
+def equations(layout: LayerLayout, s: StageLayout) -> Walk:
+    """`equations_i`: pre-activations become gates and state."""
+    stage, places = s.stage, Places(layout, s)
+    loads = [(Expression(), place) for place in (*places.gates, *map(places.read, stage.reads), *places.diagonals)]
+    results = stage.forward(*(argument for argument, _ in loads))
+    kept = [layout.train or gate in stage.exposed for gate in stage.gates]
+    targets = [*places.gates, *(places.of(f"{name}_new", name) for name in stage.writes)]
+    wanted = [*kept, *(True for _ in stage.writes)]
+    stores = [store for store, keep in zip(zip(results, targets, strict=True), wanted, strict=True) if keep]
+    return Walk(layout, Equations(tuple(loads), tuple(stores)), _finished(layout, s))
 
 
-def _finished(layout: LayerLayout, s: StageLayout) -> list[str]:
+def _finished(layout: LayerLayout, s: StageLayout) -> Equations:
     """For a row past its length: the old state again, a zero output at the top, zero temporaries for the gradient."""
-    lines = []
+    places, loads, stores = Places(layout, s), [], []
     for name in s.stage.writes:
-        a = layout.arrays[name]
-        unit = row_of(layout, name)
-        if a.is_state and a.slots != "single":
-            value = "zero()" if layout.top and name == "h" else f"load({name}_old + {unit})"
-            lines.append(f"store({name}_new + {unit}, {value})")
-        elif not a.is_state and layout.train:
-            lines.append(f"store({name}_new + {unit}, zero())")
-    return lines
+        a, target = layout.arrays[name], places.of(f"{name}_new", name)
+        if a.is_state and a.slots != "single" and not (layout.top and name == "h"):
+            loads.append((Expression(), places.of(f"{name}_old", name)))
+            stores.append((loads[-1][0], target))
+        elif (a.is_state and a.slots != "single") or (not a.is_state and layout.train):
+            stores.append((0, target))
+    return Equations(tuple(loads), tuple(stores))

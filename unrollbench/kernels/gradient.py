@@ -7,9 +7,11 @@ buffers as they are, so the final state's gradient waits there until the row's l
 
 from __future__ import annotations
 
+from unrollbench.kernels.equations import Equations, Place
+from unrollbench.kernels.expression import Expression
 from unrollbench.kernels.layout import LayerLayout, StageLayout
+from unrollbench.kernels.places import Places, exposed
 from unrollbench.kernels.source import (
-    Gates,
     array,
     assigned,
     barrier,
@@ -18,21 +20,24 @@ from unrollbench.kernels.source import (
     following_weights,
     function,
     gates,
-    over_tile,
-    row_of,
     share,
     slot,
     tiles,
-)  # fmt: skip
+)
+from unrollbench.kernels.walk import MOST_ROWS, Walk
 
 
 def step(layout: LayerLayout) -> str:
     """`step(f, t, s)`: gate buffers of step t become gradients of pre-activations, d_ buffers those of step t - 1."""
     lines = begin(layout)
     for s in reversed(layout.stages):
-        named, passed = assigned(s, _addresses(layout, s))
+        known = addresses(layout, s)
+        named, passed = assigned(s, {name: known[name] for name in gradients(layout, s).addresses})
         lines += [*named, f"row, rows, block, blocks = {', '.join(share(layout, s))}"]
-        lines += [f"gradients_{s.index}(t, lengths, row, rows, block, blocks, {passed})", *barrier(layout)]
+        lines += [
+            f"gradients_{s.index}(t, lengths, row, rows, block, blocks, {', '.join(passed.values())})",
+            *barrier(layout),
+        ]
         lines += [*_product(layout, s), *barrier(layout)]
     return function("step", "f, t, s", lines)
 
@@ -44,8 +49,8 @@ def _product(layout: LayerLayout, s: StageLayout) -> list[str]:
 
     def tile(rows: int, blocks: int) -> list[str]:
         out = f"d_operand + row * {row_bytes} + block * {layout.width}"
-        passed = [f"gates_{s.index} + row * {s.row_bytes}", f"W + block * {panel}", out]
-        passed += following_weights(layout, rows, blocks, blocks, panel)
+        passed = [out, out, f"gates_{s.index} + row * {s.row_bytes}", f"W + block * {panel}"]
+        passed += following_weights(layout, "W", rows, blocks, blocks, panel)
         return [f"tile_T{s.index}_{rows}x{blocks}({', '.join(passed)})"]
 
     lines = [f"d_operand, W = {field(layout, f'd_{s.stage.operand}')}, {field(layout, f'W_hT_{s.index}')}"]
@@ -56,11 +61,10 @@ def _is_output(s: StageLayout) -> bool:
     return "h" in s.stage.writes
 
 
-def _addresses(layout: LayerLayout, s: StageLayout) -> dict[str, str]:
+def addresses(layout: LayerLayout, s: StageLayout) -> dict[str, str]:
     """Argument name -> address expression of everything the stage's gradient touches."""
-    sources = Gates(layout)
-    found = {"gates": gates(layout, s), **sources.addresses(layout, s)}
-    found |= {f"{n}_old": array(layout, n) for n in s.stage.reads if n not in sources.owners}
+    found = {"gates": gates(layout, s), **exposed(layout, s)}
+    found |= {f"{n}_old": array(layout, n) for n in s.stage.reads if n in layout.arrays}
     found |= {f"{n}_new": array(layout, n, after=True) for n in s.stage.writes}
     found |= {n: field(layout, n) for n in s.stage.diagonals}
     found |= {
@@ -73,35 +77,37 @@ def _addresses(layout: LayerLayout, s: StageLayout) -> dict[str, str]:
     return found
 
 
-def gradients(layout: LayerLayout, s: StageLayout) -> str:
-    """`gradients_i(t, lengths, row, rows, block, blocks, ...)`: the gradient of `forward.equations`."""
-    stage, sources = s.stage, Gates(layout)
-    width = s.blocks * layout.width  # bytes of a row of exposed gates' gradients
+def rows_at_once(layout: LayerLayout, s: StageLayout) -> int:
+    """How many rows the gradient of the equations takes at once: one where it adds something up over rows."""
+    return 1 if s.stage.diagonals else min(MOST_ROWS, layout.batch)
 
-    def unit(name: str) -> str:
-        return row_of(layout, name) if name in layout.arrays else f"each_row * {width} + unit_at, {width}"
 
-    live = [f"{gate} = load(gate_at + {index * s.gate_bytes}, {s.row_bytes})" for index, gate in enumerate(stage.gates)]
-    live += [f"{n} = load({sources.read(n) if n in sources.owners else f'{n}_old + {unit(n)}'})" for n in stage.reads]
-    live += [f"{n}_1 = load({n}_new + {unit(n)})" for n in stage.writes]
-    live += [f"{n}_ = load({n} + unit_at, 0)" for n in stage.diagonals]
-    live += [f"{n}_d = load(d_{n} + {unit(n)})" for n in (*stage.exposed, *stage.writes)]
-    if _is_output(s):
-        live.append(f"h_d = h_d + load(d_out + {unit('h')})")
-    passed = (*stage.gates, *stage.reads, *(f"{n}_1" for n in stage.writes), *(f"{n}_" for n in stage.diagonals))
-    passed += tuple(f"{n}_d" for n in (*stage.exposed, *stage.writes))
-    results = [f"{n}_3" for n in (*stage.gates, *stage.reads, *stage.diagonals)]
-    live.append(f"{', '.join(results)}{',' * (len(results) == 1)} = backward_{s.index}({', '.join(passed)})")
-    live += [
-        f"store(gate_at + {index * s.gate_bytes}, {s.row_bytes}, {gate}_3)" for index, gate in enumerate(stage.gates)
-    ]
-    for n in dict.fromkeys((*stage.reads, *stage.writes, *stage.exposed)):
-        replaced = n in stage.writes or n in stage.exposed
-        value = ("zero()" if replaced else f"load(d_{n} + {unit(n)})") if n not in stage.reads else f"{n}_3"
-        if n in stage.reads and not replaced:
-            value = f"load(d_{n} + {unit(n)}) + {n}_3"
-        live.append(f"store(d_{n} + {unit(n)}, {value})")
-    live += [f"store(d_{n} + unit_at, 0, load(d_{n} + unit_at, 0) + {n}_3)" for n in stage.diagonals]
-    finished = [f"store(gate_at + {index * s.gate_bytes}, 0, zero())" for index in range(len(stage.gates))]
-    arguments = ["t", "lengths", "row", "rows", "block", "blocks", *_addresses(layout, s)]
-    return function(f"gradients_{s.index}", ", ".join(arguments), over_tile(layout, s, live, finished))
+def gradients(layout: LayerLayout, s: StageLayout) -> Walk:
+    """`gradients_i`: the gradient of `forward.equations`. Gates become gradients of pre-activations."""
+    stage, places = s.stage, Places(layout, s)
+    loaded: dict[Place, Expression] = {}
+
+    def load(place: Place) -> Expression:
+        return loaded.setdefault(place, Expression())
+
+    def gradient_of(name: str) -> Expression:
+        value = load(places.gradient(name))
+        return value + load(places.of("d_out", "h")) if name == "h" and _is_output(s) else value
+
+    inputs = [load(place) for place in (*places.gates, *map(places.read, stage.reads))]
+    inputs += [load(places.of(f"{name}_new", name)) for name in stage.writes]
+    inputs += [load(place) for place in places.diagonals]
+    inputs += [gradient_of(name) for name in (*stage.exposed, *stage.writes)]
+    names = (*stage.gates, *stage.reads, *stage.diagonals)
+    results = dict(zip(names, stage.backward(*inputs), strict=True))
+    stores = [(results[gate], place) for gate, place in zip(stage.gates, places.gates, strict=True)]
+    replaced = {*stage.writes, *stage.exposed}
+    for name in dict.fromkeys((*stage.reads, *stage.writes, *stage.exposed)):
+        place = places.gradient(name)
+        value = results[name] if name in stage.reads else 0
+        stores.append((value if name in replaced else load(place) + value, place))
+    for name in stage.diagonals:
+        stores.append((load(places.gradient(name)) + results[name], places.gradient(name)))
+    finished = Equations((), tuple((0, place) for place in places.gates))
+    live = Equations(tuple((value, place) for place, value in loaded.items()), tuple(stores))
+    return Walk(layout, live, finished)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from llvmlite import binding
 
@@ -29,6 +30,16 @@ def vector_unit() -> VectorUnit:
     if features.get("avx"):
         return VectorUnit(32, 16, False)
     return VectorUnit(16, 32 if features.get("neon") else 16, False)
+
+
+@cache
+def second_level_cache_bytes() -> int:
+    """Bytes of one core's second-level cache, as Linux tells; where it does not, what most have at least."""
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+        return int(text.removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return 1024 * 1024
 
 
 def lanes(dtype: str) -> int:

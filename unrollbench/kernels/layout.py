@@ -2,8 +2,9 @@
 
 Arrays hold rows of one batch row each, padded to whole vectors (zero beyond the real units). A slot is one time step's
 B rows. An array has a slot per time step where something later reads it ("time"), a slot per step of the current window
-("window"), or one slot that is overwritten in place ("single"). State arrays have one slot more: slot 0 is the state
-before the first step.
+("window"), one slot that is overwritten in place ("single"), or two in turn ("two"). State arrays have one slot more:
+slot 0 is the state before the first step. A gate buffer that nothing reads after its own tile has no slot at all, but
+each thread has room for one tile ("tile").
 
 A frame is a row of int64 per layer and thread that tells a kernel where things are; the generated code reads fields of
 it by position, so that a program is compiled once and pointed at any buffers.
@@ -19,7 +20,7 @@ from unrollbench.case import DTYPES
 from unrollbench.cells import Cell, LayerSpec, Stage
 from unrollbench.kernels import host
 
-Slots = Literal["time", "window", "single"]
+Slots = Literal["time", "window", "single", "two", "tile"]
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,17 @@ def partition(count: int, threads: int, largest: int) -> Partition:
 
 @dataclass(frozen=True)
 class StageLayout:
-    """One stage's gate buffer (rows of G gates x padded units), and how its unit blocks go to tiles and threads."""
+    """One stage's gate buffer (rows of G gates x padded units), and how its unit blocks go to tiles and threads.
+
+    gate_bytes, row_bytes: of one gate, and of all, in a row of the buffer, which may have the units of one tile only.
+    """
 
     index: int
     stage: Stage
     units: int
     blocks: int
     operand_size: int
+    gate_slots: Slots
     gate_bytes: int
     row_bytes: int
     groups: Partition
@@ -97,6 +102,10 @@ class LayerLayout:
     train: bool
     top: bool
     split: Literal["rows", "units"]
+    fused: bool
+    """Whether the step multiplies its inputs by W_x itself: a window has no other step to do that together with."""
+    streams: bool
+    """Whether a step's weights come from beyond the second-level cache each time."""
 
     @property
     def lanes(self) -> int:
@@ -131,13 +140,21 @@ class LayerLayout:
             size, is_state = self.size(name), name in self.cell.state
             slots: Slots = "time" if self.train else "single"
             if name == "h" and not self.train:
-                slots = "time" if self.top else "window"
+                slots = "time" if self.top else "two" if self.fused else "window"
             found[name] = ArrayLayout(name, size, self.padded(size) * self.itemsize, slots, is_state)
         return found
 
-    @property
-    def gate_slots(self) -> Slots:
-        return "time" if self.train else "window"
+    def _gate_slots(self, stage: Stage) -> Slots:
+        if self.train:
+            return "time"
+        return "window" if not self.fused else "single" if stage.exposed else "tile"
+
+    def asks(self, rows: int) -> bool:
+        """Whether a tile of so many rows asks for the weights of the next: not one that reads each weight just once.
+
+        The hardware follows that by itself.
+        """
+        return self.streams and rows > 1
 
     @cached_property
     def rows(self) -> Partition:
@@ -164,18 +181,12 @@ class LayerLayout:
             gates = len(stage.gates)
             units = self.spec.output_size if stage.projects else self.spec.num_units
             blocks, operand = self.blocks(units), self.size(stage.operand)
-            gate_bytes = blocks * self.width
+            slots, groups = self._gate_slots(stage), partition(blocks, threads, self._largest_group(gates))
+            gate_bytes = self.width * (groups.big if slots == "tile" else blocks)
+            operand_groups = partition(self.blocks(operand), threads, self._largest_group(1))
             found.append(
                 StageLayout(
-                    index,
-                    stage,
-                    units,
-                    blocks,
-                    operand,
-                    gate_bytes,
-                    gates * gate_bytes,
-                    partition(blocks, threads, self._largest_group(gates)),
-                    partition(self.blocks(operand), threads, self._largest_group(1)),
+                    index, stage, units, blocks, operand, slots, gate_bytes, gates * gate_bytes, groups, operand_groups
                 )
             )
         return tuple(found)
@@ -203,3 +214,25 @@ class LayerLayout:
             names += [f"{kind}{name}" for name in s.stage.diagonals for kind in ("", "d_")]
             names += [f"d_{name}" for name in s.stage.exposed]
         return {name: 8 * position for position, name in enumerate(names)}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a layer finds its inputs: rows of `row_bytes`, in slots as `slots` says. Field "x" is the first step's."""
+
+    row_bytes: int
+    slots: Slots
+
+    def address(self, layout: LayerLayout) -> str:
+        """An expression for the first row of step t, in the text of a step."""
+        step = self.row_bytes * layout.batch
+        moved = f"- (t & 1) * {step}" if self.slots == "two" else f"+ t * {step}"
+        return f"peek(f, {layout.fields['x']}) {moved}"
+
+
+def inputs_of(layouts: tuple[LayerLayout, ...], index: int) -> Inputs:
+    """A layer's inputs: the user's rows, or the padded outputs of the layer below."""
+    if index == 0:
+        return Inputs(layouts[0].spec.input_size * layouts[0].itemsize, "time")
+    below = layouts[index - 1].arrays["h"]
+    return Inputs(below.row_bytes, below.slots)

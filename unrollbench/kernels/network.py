@@ -8,13 +8,17 @@ from typing import Any
 from numba import njit
 
 from unrollbench import cells
-from unrollbench.kernels import cpu, source, specialize, swap, threads, words
+from unrollbench.case import DTYPES
+from unrollbench.cells import LayerSpec
+from unrollbench.kernels import cpu, host, source, specialize, swap, threads, words
 from unrollbench.kernels.build import Kernel, Phases
 from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.products import OPTIONS
 from unrollbench.kernels.spec import NetworkSpec
 from unrollbench.schedule import Schedule
 
+SHARE_KEPT = 0.75
+"""Of the second-level cache: weights that take no more are still there at the next step, beside all else."""
 ROWS_PER_THREAD = 4
 """From this many batch rows per thread on, threads split rows and need no barrier; below, they split units."""
 
@@ -41,8 +45,10 @@ class Network:
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
-def layouts(spec: NetworkSpec) -> tuple[LayerLayout, ...]:
+def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
     """Each layer's layout; layers below the top keep a window of outputs, the top keeps all."""
+    fused = schedule.window == 1
+    kept_bytes = SHARE_KEPT * host.second_level_cache_bytes()
     split = "rows" if spec.threads == 1 or spec.batch_size >= ROWS_PER_THREAD * spec.threads else "units"
     return tuple(
         LayerLayout(
@@ -54,15 +60,32 @@ def layouts(spec: NetworkSpec) -> tuple[LayerLayout, ...]:
             spec.train,
             index == len(spec.layers) - 1,
             split,  # type: ignore[arg-type]
+            fused,
+            _read_per_step(spec, index, fused) > kept_bytes,
         )
         for index, layer in enumerate(spec.layers)
     )
 
 
+def _read_per_step(spec: NetworkSpec, layer: int, fused: bool) -> int:
+    """Bytes of weights between two steps of a layer: those of all layers, or without W_x its own, again and again."""
+    if not fused:
+        return _weight_bytes(spec, spec.layers[layer], 0)
+    return sum(_weight_bytes(spec, each, each.input_size) for each in spec.layers)
+
+
+def _weight_bytes(spec: NetworkSpec, layer: LayerSpec, input_size: int) -> int:
+    """Bytes of a layer's recurrent weights and of so many rows of W_x."""
+    stages = cells.load(layer.cell, layer.options, spec.dtype).stages
+    columns = [len(s.gates) * (layer.output_size if s.projects else layer.num_units) for s in stages]
+    rows = [(layer.output_size if s.operand == "h" else layer.num_units) + s.takes_input * input_size for s in stages]
+    return DTYPES[spec.dtype] * sum(c * r for c, r in zip(columns, rows, strict=True))
+
+
 def compile_network(spec: NetworkSpec, schedule: Schedule, phases: Phases) -> Network:
     """Everything that a run of the network needs, as machine code. `phases` receives what each part cost."""
     with phases.measure("schedule"):
-        planned = layouts(spec)
+        planned = layouts(spec, schedule)
         shape = specialize.Shape(planned, 8 * _fields_per_layer(planned), spec.swap_memory)
         texts = specialize.forward(schedule, shape)
         texts |= specialize.backward(schedule, shape) if spec.train else {}

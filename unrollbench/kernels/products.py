@@ -13,7 +13,7 @@ from numba import njit
 from unrollbench.case import DTYPES
 from unrollbench.kernels import host
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.layout import LayerLayout, StageLayout
+from unrollbench.kernels.layout import Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.tile import tile
 from unrollbench.kernels.words import copy_bytes, peek, poke
 
@@ -37,9 +37,8 @@ def multiply(dtype: str) -> Kernel:
     rows a second time: that costs less than to read all of w for each row that is left over.
     """
     width = host.lanes(dtype) * DTYPES[dtype]
-    near = tuple(width * c for c in range(4))
-    tile_6x4, tile_1x4 = tile(dtype, ROW_TILE, near), tile(dtype, 1, near)
-    tile_6x1, tile_1x1 = tile(dtype, ROW_TILE, (0,)), tile(dtype, 1, (0,))
+    tile_6x4, tile_1x4 = tile(dtype, ROW_TILE, 4), tile(dtype, 1, 4)
+    tile_6x1, tile_1x1 = tile(dtype, ROW_TILE, 1), tile(dtype, 1, 1)
 
     def product(rows, columns, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
         block = WIDE_ROWS if count < DEEP_PRODUCT else DEEP_ROWS
@@ -68,21 +67,20 @@ def multiply(dtype: str) -> Kernel:
 
 
 @cache
-def project(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool) -> Kernel:
+def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     """`project(f, t, slot, n)`: gate buffers of n steps from t = x . W_x + bias, or the bias alone without an input.
 
     The first stage's also carries h from one window to the next, where an array has only a window's slots: the state
     after the last window becomes slot 0.
-
-    x_row: bytes of an input row; x_by_time: whether the input has a slot per time step, or one per step of the window.
     """
+    x_row, x_by_time = inputs.row_bytes, inputs.slots == "time"
     fields, i, batch, threads = layout.fields, s.index, layout.batch, layout.threads
     depth = layout.spec.input_size if s.stage.takes_input else 0
     columns, row_bytes, itemsize, width = s.columns, s.row_bytes, layout.itemsize, layout.width
     f_gates, f_w, f_bias, f_x, f_h, f_window, f_thread = (
         fields[n] for n in (f"gates_{i}", f"W_x_{i}", f"bias_{i}", "x", "h", "window", "thread")
     )
-    h, gates_by_time = layout.arrays["h"], layout.gate_slots == "time"
+    h, gates_by_time = layout.arrays["h"], s.gate_slots == "time"
     state_bytes, carries = batch * h.row_bytes, i == 0 and h.slots == "window"
     multiplier = multiply(layout.dtype)
     product = multiplier.call
@@ -144,7 +142,7 @@ def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
 
 
 @cache
-def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: bool) -> Kernel:
+def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
     """`weight_gradient(f, t, slot, n)`: adds x^T . d_pre, operand^T . d_pre and column sums of n steps from t.
 
     The steps that end at the longest length come first: their sums replace what was there.
@@ -168,7 +166,7 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int, x_by_time: 
         thread, rows = peek(f, f_thread), n * batch
         panel, one = peek(f, f_panel) + thread * panel_bytes, peek(f, f_one)
         gates = peek(f, f_gates) + t * batch * row_bytes
-        x = peek(f, f_x) + (t if x_by_time else slot) * batch * x_row
+        x = peek(f, f_x) + t * batch * x_row
         h = peek(f, f_operand) + t * batch * operand_row
         groups = (columns + 3) // 4
         latest = t + n == peek(f, f_limit)

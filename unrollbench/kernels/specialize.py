@@ -69,6 +69,12 @@ def _limit(shape: Shape) -> str:
 
 
 def _project(shape: Shape, layer: int, start: str, count: str, slot: str = "0") -> list[str]:
+    """The input projection of a window, unless that is one step long and each step does its own.
+
+    Then nothing waits for other threads here either: a thread has its own rows of all layers, or a step waits itself.
+    """
+    if shape.layouts[0].fused:
+        return []
     call = f"project_{layer}({shape.frame(layer)}, {start}, {slot}, {count})"
     return [*shape.wait, call, *shape.wait]
 

@@ -5,6 +5,7 @@ While it works it can ask for the weights that the next tiles need, where these 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 from llvmlite import ir
@@ -12,78 +13,88 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from unrollbench.kernels.simd import llvm_vector, splat, vector
-from unrollbench.kernels.words import pointer
+from unrollbench.kernels.simd import multiply_add, splat, vector
+from unrollbench.kernels.words import on_addresses, pointer
 
 I64 = ir.IntType(64)
 
 
+@dataclass(frozen=True)
+class Product:
+    """One product that a tile adds to its sums: `depth` steps of k, rows of a `a_row` bytes apart, and a packed w."""
+
+    depth: int
+    a_row: int
+
+
 class _Tile:
-    """Emits a tile into a function that is being compiled. Its operands are LLVM integers, as `tile` has them."""
+    """Emits a tile into a function that is being compiled. Addresses and strides are LLVM integers, in bytes."""
 
-    def __init__(self, builder, ty, rows, offsets, operands):
-        self.builder, self.rows, self.offsets = builder, rows, offsets
-        self.llvm, self.size = llvm_vector(ty), ty.element.bitwidth // 8
-        name = f"llvm.fmuladd.v{ty.lanes}f{ty.element.bitwidth}"
-        signature = ir.FunctionType(self.llvm, [self.llvm] * 3)
-        self.fma = cgutils.get_or_insert_function(builder.module, signature, name)
-        a, self.a_row, self.a_k, w, self.w_column, self.w_k, start, self.start_row, out, self.out_row = operands
-        self.a, self.w, self.start, self.out = (pointer(builder, address) for address in (a, w, start, out))
-        self.cells = [(r, c) for r in range(rows) for c in range(len(offsets))]
+    def __init__(self, builder, ty, rows, columns):
+        self.builder, self.ty, self.llvm, self.size = builder, ty, ty.llvm, ty.size
+        self.rows, self.columns = rows, columns
 
-    def at(self, address, offset):
-        return self.builder.gep(address, [offset], source_etype=ir.IntType(8))
-
-    def times(self, stride, index):
-        return self.builder.mul(stride, ir.Constant(I64, index))
-
-    def load(self):
-        """The sums that the tile starts from."""
-        places = [self._cell_at(self.start, self.start_row, r, c) for r, c in self.cells]
+    def load(self, start, start_row, offsets):
+        """The sums that the tile starts from; column c lies at offsets[c]."""
+        places = self._cells(start, start_row, offsets)
         return [self.builder.load(place, align=self.size, typ=self.llvm) for place in places]
 
-    def store(self, sums):
-        for (r, c), value in zip(self.cells, sums, strict=True):
-            self.builder.store(value, self._cell_at(self.out, self.out_row, r, c), align=self.size)
+    def store(self, sums, out, out_row, offsets):
+        for place, value in zip(self._cells(out, out_row, offsets), sums, strict=True):
+            self.builder.store(value, place, align=self.size)
 
-    def _cell_at(self, address, stride, r, c):
-        return self.at(address, self.builder.add(self.times(stride, r), ir.Constant(I64, self.offsets[c])))
+    def _cells(self, address, stride, offsets):
+        start = pointer(self.builder, address)
+        return [
+            self._at(start, self.builder.add(self._times(stride, r), ir.Constant(I64, offset)))
+            for r in range(self.rows)
+            for offset in offsets
+        ]
 
-    def add(self, count, sums, ahead=None):
-        """The sums after `count` more steps of k. ahead: (address, stride) of the line to ask for in each step."""
+    def _at(self, address, offset):
+        return self.builder.gep(address, [offset], source_etype=ir.IntType(8))
+
+    def _times(self, stride, index):
+        return self.builder.mul(stride, ir.Constant(I64, index))
+
+    def add(self, count, sums, a, w, ahead=None):
+        """The sums after `count` more steps of k.
+
+        a: (address, stride over rows, over k); w: (address, stride over columns, over k); ahead: (address, stride) of
+        the line to ask for in each step.
+        """
         builder, zero = self.builder, ir.Constant(I64, 0)
         entry, body, done = builder.basic_block, builder.append_basic_block(), builder.append_basic_block()
+        walks = [(pointer(builder, one[0]), one[-1]) for one in (a, w, *([ahead] if ahead else []))]
         builder.cbranch(builder.icmp_signed(">", count, zero), body, done)
         builder.position_at_end(body)
-        walks = [(self.a, self.a_k), (self.w, self.w_k), *([ahead] if ahead else [])]
         k, places = builder.phi(I64), [builder.phi(ir.PointerType()) for _ in walks]
-        before = [builder.phi(self.llvm) for _ in self.cells]
-        after = self._step(places[0], places[1], before)
+        before = [builder.phi(self.llvm) for _ in sums]
+        after = self._step(places[0], a[1], places[1], w[1], before)
         if ahead:
             self._prefetch(places[2])
         following = builder.add(k, ir.Constant(I64, 1))
-        moved = [(place, first, self.at(place, stride)) for place, (first, stride) in zip(places, walks, strict=True)]
+        moved = [(place, first, self._at(place, step)) for place, (first, step) in zip(places, walks, strict=True)]
         for phi, first, value in ((k, zero, following), *moved, *zip(before, sums, after, strict=True)):
             phi.add_incoming(first, entry)
             phi.add_incoming(value, body)
         builder.cbranch(builder.icmp_signed("<", following, count), body, done)
         builder.position_at_end(done)
-        results = [builder.phi(self.llvm) for _ in self.cells]
+        results = [builder.phi(self.llvm) for _ in sums]
         for result, first, value in zip(results, sums, after, strict=True):
             result.add_incoming(first, entry)
             result.add_incoming(value, body)
         return results
 
-    def _step(self, a, w, sums):
-        columns = range(len(self.offsets))
-        places = [self.at(w, self.times(self.w_column, c)) for c in columns]
+    def _step(self, a, a_row, w, w_column, sums):
+        places = [self._at(w, self._times(w_column, c)) for c in range(self.columns)]
         weights = [self.builder.load(place, align=self.size, typ=self.llvm) for place in places]
         updated = []
         for r in range(self.rows):
-            place = self.at(a, self.times(self.a_row, r))
+            place = self._at(a, self._times(a_row, r))
             scalar = self.builder.load(place, align=self.size, typ=self.llvm.element)
-            spread = splat(self.builder, scalar, self.llvm)
-            updated += [self.builder.call(self.fma, [spread, weights[c], sums[r * len(columns) + c]]) for c in columns]
+            spread, own = splat(self.builder, scalar, self.llvm), sums[r * self.columns :]
+            updated += [multiply_add(self.builder, self.ty, spread, *pair) for pair in zip(weights, own, strict=False)]
         return updated
 
     def _prefetch(self, place):
@@ -95,8 +106,8 @@ class _Tile:
 
 
 @cache
-def tile(dtype: str, rows: int, offsets: tuple[int, ...]):
-    """A function that multiplies a tile held in rows * columns registers, columns = len(offsets):
+def tile(dtype: str, rows: int, columns: int):
+    """A function that multiplies a tile held in rows * columns registers:
 
         for r in range(rows):
             for c in range(columns):
@@ -106,14 +117,17 @@ def tile(dtype: str, rows: int, offsets: tuple[int, ...]):
     and columns vectors and does rows * columns vector multiply-adds.
 
     Arguments, all integers: K; the address of a and its strides over r and k; of w and its strides over c and k; of
-    start and of out, each with a stride over r (column c lies at offsets[c]). Strides and offsets are in bytes. `start`
+    start and of out, each with a stride over r (their columns lie next to each other). Strides are in bytes. `start`
     may be `out`, and with stride 0 a row that all rows share (a bias).
     """
     ty = vector(dtype)
+    offsets = tuple(c * ty.size * ty.lanes for c in range(columns))
 
     def codegen(context, builder, sig, args):
-        emitted = _Tile(builder, ty, rows, offsets, args[1:])
-        emitted.store(emitted.add(args[0], emitted.load()))
+        count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row = args
+        emitted = _Tile(builder, ty, rows, columns)
+        sums = emitted.add(count, emitted.load(start, start_row, offsets), (a, a_row, a_k), (w, w_column, w_k))
+        emitted.store(sums, out, out_row, offsets)
         return context.get_dummy_value()
 
     @intrinsic
@@ -123,29 +137,38 @@ def tile(dtype: str, rows: int, offsets: tuple[int, ...]):
     return product
 
 
-@cache
-def accumulate(dtype: str, rows: int, offsets: tuple[int, ...], depth: int, a_row: int, out_row: int):
-    """`tile` with all but addresses built in: adds a . w to out; K = depth, w is packed.
+@dataclass(frozen=True)
+class Ends:
+    """Where a tile's sums start and end up: bytes from row to row, and from the address to each column."""
 
-    Arguments: a, w, out; ahead and ahead_k, a line of later weights to ask for at the first step of k, and what to add
-    for the next step's. One row asks for nothing: it reads each weight once, and the hardware follows that by itself.
+    row: int
+    offsets: tuple[int, ...]
+
+
+@cache
+def step_tile(dtype: str, rows: int, start: Ends, out: Ends, products: tuple[Product, ...], asks: bool):
+    """`tile` with all but addresses built in, and one product after the other added to the same sums.
+
+    Arguments: start, out, and for each product a and w, with `asks` also ahead and ahead_k: a line of later weights to
+    ask for at the first step of k, and what to add for the next step's.
     """
     ty = vector(dtype)
-    size = ty.element.bitwidth // 8
-    width = size * ty.lanes
+    size, width, columns = ty.size, ty.size * ty.lanes, len(out.offsets)
+    names = ["start", "out"]
+    each = ("a", "w", "ahead", "ahead_k") if asks else ("a", "w")
+    names += [f"{name}_{index}" for index in range(len(products)) for name in each]
 
     def codegen(context, builder, sig, args):
-        a, w, out, ahead, ahead_k = args
-        row, k, column, next_k, step = (
-            ir.Constant(I64, value) for value in (a_row, size, depth * width, width, out_row)
-        )
-        emitted = _Tile(builder, ty, rows, offsets, (a, row, k, w, column, next_k, out, step, out, step))
-        place = (pointer(builder, ahead), ahead_k) if rows > 1 else None
-        emitted.store(emitted.add(ir.Constant(I64, depth), emitted.load(), place))
+        def word(value):
+            return ir.Constant(I64, value)
+
+        emitted = _Tile(builder, ty, rows, columns)
+        sums = emitted.load(args[0], word(start.row), start.offsets)
+        for index, product in enumerate(products):
+            a, w, *ahead = args[2 + len(each) * index :][: len(each)]
+            a, w = (a, word(product.a_row), word(size)), (w, word(product.depth * width), word(width))
+            sums = emitted.add(word(product.depth), sums, a, w, ahead)
+        emitted.store(sums, args[1], word(out.row), out.offsets)
         return context.get_dummy_value()
 
-    @intrinsic
-    def product(typing_context, a, w, out, ahead, ahead_k):
-        return types.void(*[types.intp] * 5), codegen
-
-    return product
+    return on_addresses(names, codegen)

@@ -8,6 +8,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from unrollbench.kernels import host
+from unrollbench.kernels.source import define
 
 I64 = ir.IntType(64)
 
@@ -15,6 +16,13 @@ I64 = ir.IntType(64)
 def pointer(builder, address):
     """The integer `address` as an LLVM pointer."""
     return builder.inttoptr(address, ir.PointerType())
+
+
+def on_addresses(names, codegen):
+    """An intrinsic of integer arguments of those names, which returns nothing."""
+    typed = types.void(*[types.intp] * len(names))
+    text = f"def function(typing_context, {', '.join(names)}):\n    return signature, codegen\n"
+    return intrinsic(define(text, "function", {"signature": typed, "codegen": codegen}))
 
 
 @intrinsic

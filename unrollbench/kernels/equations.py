@@ -1,0 +1,139 @@
+"""Equations as instructions on the rows of a tile: loaded from memory, computed in registers, stored.
+
+Beside what the equations say, two things are done as no compiler would without fast-math flags: a product that is only
+added to something is one multiply-add with it, and sigmoid(x) * tanh(y), where neither is needed elsewhere, is one
+division instead of two.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+from unrollbench.kernels.elementary import OTHERS, QUOTIENTS, Emitter, Value
+from unrollbench.kernels.expression import Expression, uses
+from unrollbench.kernels.simd import vector
+from unrollbench.kernels.words import on_addresses, pointer
+
+I64 = ir.IntType(64)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value lies: `offset` bytes past the address that is the argument of that name, `stride` from row to row.
+
+    With stride 0 all rows have the same.
+    """
+
+    argument: str
+    offset: int = 0
+    stride: int = 0
+
+
+@dataclass(frozen=True)
+class Equations:
+    """What is loaded, each an expression's argument, and which expressions or numbers are stored where."""
+
+    loads: tuple[tuple[Expression, Place], ...]
+    stores: tuple[tuple[Any, Place], ...]
+
+    @property
+    def arguments(self) -> dict[str, int]:
+        """The names of the addresses, in the order in which `on_tile` takes them, and the stride of each."""
+        return {place.argument: place.stride for _, place in (*self.loads, *self.stores)}
+
+
+class _Emission:
+    """The values of expressions, each emitted once."""
+
+    def __init__(self, emitter: Emitter, loaded: dict[Expression, Value], results: Sequence[Any]) -> None:
+        self.emitter, self.values, self.uses = emitter, dict(loaded), uses(results)
+
+    def value(self, one: Any) -> Value:
+        if not isinstance(one, Expression):
+            return self.emitter.constant(one)
+        if one not in self.values:
+            self.values[one] = self._emit(one)
+        return self.values[one]
+
+    def _emit(self, one: Expression) -> Value:
+        e, operands = self.emitter, one.operands
+        if one.function is operator.add:
+            return self._sum(*operands)
+        if one.function is operator.sub:
+            return self._difference(*operands)
+        if one.function is operator.mul:
+            return self._product(*operands)
+        if one.function is operator.neg:
+            return e.neg(self.value(*operands))
+        if one.function in QUOTIENTS:
+            numerator, denominator = QUOTIENTS[one.function](e, self.value(*operands))
+            return self._times(numerator, e.reciprocal(denominator))
+        return OTHERS[one.function](e, *map(self.value, operands))
+
+    def _once(self, one: Any, *functions: Any) -> bool:
+        return isinstance(one, Expression) and one.function in functions and self.uses[one] == 1
+
+    def _sum(self, x: Any, y: Any) -> Value:
+        for product, other in ((x, y), (y, x)):
+            if self._once(product, operator.mul) and not self._is_one_quotient(*product.operands):
+                return self.emitter.fma(*map(self.value, product.operands), self.value(other))
+        return self.emitter.add(self.value(x), self.value(y))
+
+    def _difference(self, x: Any, y: Any) -> Value:
+        e = self.emitter
+        if self._once(y, operator.mul):
+            return e.fma(e.neg(self.value(y.operands[0])), self.value(y.operands[1]), self.value(x))
+        if self._once(x, operator.mul):
+            return e.fma(*map(self.value, x.operands), e.neg(self.value(y)))
+        return e.sub(self.value(x), self.value(y))
+
+    def _is_one_quotient(self, x: Any, y: Any) -> bool:
+        both = x is not y and self._once(x, *QUOTIENTS) and self._once(y, *QUOTIENTS)
+        return both and x.function is not y.function  # of two sigmoids the denominator could overflow
+
+    def _product(self, x: Any, y: Any) -> Value:
+        e = self.emitter
+        if not self._is_one_quotient(x, y):
+            return e.mul(self.value(x), self.value(y))
+        (n_x, d_x), (n_y, d_y) = (QUOTIENTS[z.function](e, self.value(*z.operands)) for z in (x, y))
+        return self._times(self._times(n_x, n_y), e.reciprocal(e.mul(d_x, d_y)))
+
+    def _times(self, x: Value, y: Value) -> Value:
+        """x * y, where a numerator that is the same for all vectors is 1."""
+        if not isinstance(x, tuple):
+            return y
+        return x if not isinstance(y, tuple) else self.emitter.mul(x, y)
+
+
+def on_tile(dtype: str, rows: int, blocks: int, equations: Equations) -> Any:
+    """A function of `equations.arguments`, addresses of the first row's first unit, that computes a tile at once."""
+    ty = vector(dtype)
+    names = tuple(equations.arguments)
+    vectors = [(row, block) for row in range(rows) for block in range(blocks)]
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        addresses = {name: pointer(builder, value) for name, value in zip(names, args, strict=True)}
+
+        def at(place: Place, row: int, block: int) -> Any:
+            offset = ir.Constant(I64, place.offset + row * place.stride + block * ty.lanes * ty.size)
+            return builder.gep(addresses[place.argument], [offset], source_etype=ir.IntType(8))
+
+        def load(place: Place) -> Value:
+            distinct = {(row if place.stride else 0, block) for row, block in vectors}
+            found = {one: builder.load(at(place, *one), align=ty.size, typ=ty.llvm) for one in sorted(distinct)}
+            return tuple(found[row if place.stride else 0, block] for row, block in vectors)
+
+        loaded = {expression: load(place) for expression, place in equations.loads}
+        results = [result for result, _ in equations.stores]
+        emission = _Emission(Emitter(builder, ty, len(vectors)), loaded, results)
+        for value, (_, place) in zip(map(emission.value, results), equations.stores, strict=True):
+            for index, one in enumerate(vectors):
+                builder.store(value[index] if isinstance(value, tuple) else value, at(place, *one), align=ty.size)
+        return context.get_dummy_value()
+
+    return on_addresses(names, codegen)

@@ -1,0 +1,75 @@
+"""Text that applies equations to rows: to a tile at once where all its rows are live, otherwise row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from unrollbench.kernels.equations import Equations, on_tile
+from unrollbench.kernels.layout import LayerLayout
+
+MOST_ROWS = 4
+"""Rows that a loop takes at once at most: more would need more registers than there are."""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Equations for rows within their length (`live`) and past it."""
+
+    layout: LayerLayout
+    live: Equations
+    finished: Equations
+
+    def loop(self, largest: int) -> tuple[list[str], dict[str, Any]]:
+        """The body of a function (t, lengths, row, rows, block, blocks, *addresses), and what it calls.
+
+        It applies the equations to `rows` rows from number `row` on and `blocks` vectors of units from number `block`
+        on. largest: how many rows it takes at once at most; what is left over is never a single one of several.
+        """
+        lines = ["each_row = row", "while each_row < row + rows:", "    left = row + rows - each_row"]
+        for part in range(largest, 0, -1):
+            fits = f"left >= {part} and left != {part + 1} and " if part > 1 else ""
+            lines.append(f"    {'if' if part == largest else 'elif'} {fits}{_all_live('each_row', part)}:")
+            lines += _indented([*self._over_blocks(f"live_{part}", self.live), f"each_row += {part}"], 8)
+        past = self._over_blocks("finished", self.finished) if self.finished.stores else []
+        lines += ["    else:", *_indented([*past, "each_row += 1"], 8)]
+        dtype = self.layout.dtype
+        called = {f"live_{part}": on_tile(dtype, part, 1, self.live) for part in range(1, largest + 1)}
+        return lines, called | {"finished": on_tile(dtype, 1, 1, self.finished)}
+
+    def tile(self, rows: int, blocks: int) -> tuple[list[str], dict[str, Any]]:
+        """The body of a function (t, lengths, row, block, *addresses) for a tile of that size, and what it calls.
+
+        Beside that it calls `loop`, the function of that text, where not all rows are live. There is no loop around the
+        equations here: constants stay where they are in memory, and registers are left for values.
+        """
+        at = self._at("row", f"block * {self.layout.width}", self.live)
+        lines = [f"if {_all_live('row', rows)}:", f"    live({at})", "else:"]
+        lines.append(f"    loop(t, lengths, row, {rows}, block, {blocks}, {', '.join(self.addresses)})")
+        return lines, {"live": on_tile(self.layout.dtype, rows, blocks, self.live)}
+
+    @property
+    def addresses(self) -> list[str]:
+        """The names of all addresses, those that the equations for rows past their length need included."""
+        return list(dict.fromkeys((*self.live.arguments, *self.finished.arguments)))
+
+    def _over_blocks(self, function: str, equations: Equations) -> list[str]:
+        """The call of a function for each unit block of the rows from each_row on."""
+        return [
+            f"unit_at = block * {self.layout.width}",
+            "for _ in range(blocks):",
+            f"    {function}({self._at('each_row', 'unit_at', equations)})",
+            f"    unit_at += {self.layout.width}",
+        ]
+
+    def _at(self, row: str, unit: str, equations: Equations) -> str:
+        return ", ".join(f"{name} + {row} * {stride} + {unit}" for name, stride in equations.arguments.items())
+
+
+def _all_live(row: str, rows: int) -> str:
+    return " and ".join(f"t < peek(lengths, 8 * ({row} + {index}))" for index in range(rows))
+
+
+def _indented(lines: Iterable[str], columns: int) -> Iterator[str]:
+    return (" " * columns + line for line in lines)
