@@ -18,6 +18,7 @@ from tests.kernels.vectors import call
 from unrollbench.case import Case
 from unrollbench.kernels import host, pack, products
 from unrollbench.kernels.products import DEEP_PRODUCT, DEEP_ROWS, PANEL_ROWS, WIDE_ROWS
+from unrollbench.kernels.source import define, function
 from unrollbench.tensors import Array, draw
 
 ROOT = Path(__file__).parents[2]
@@ -77,8 +78,9 @@ def test_multiply_takes_one_starting_row_for_all_rows_and_a_transposed_operand()
 
 @given(st.integers(0, 500), st.integers(1, 20))
 def test_the_threads_shares_cover_all_rows_once_and_in_whole_tiles(rows: int, threads: int) -> None:
-    share = products.share.py_func
-    shares = [share(rows, threads, thread) for thread in range(threads)]
+    text = function("share", "rows, thread", [*products.share("rows", threads), "return first, last"])
+    share = define(text, "share", {})
+    shares = [share(rows, thread) for thread in range(threads)]
     assert [row for first, last in shares for row in range(first, last)] == list(range(rows))
     assert all((last - first) % products.ROW_TILE == 0 for first, last in shares if last < rows)
 

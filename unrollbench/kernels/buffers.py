@@ -178,6 +178,7 @@ class Buffers:
         for layer, buffers in enumerate(self.layers):
             layout = buffers.layout
             self._set(layer, "thread", np.arange(threads))
+            self._set(layer, "top", int(layout.top))
             self._set_shares(layer, ("row", "row_tiles_big", "row_tiles_small"), layout.rows.shares)
             for s in layout.stages:
                 for prefix, groups in (("", s.groups), ("operand_", s.operand_groups)):

@@ -13,7 +13,7 @@ from numba import types
 from numba.core import event
 from numba.core.ccallback import CFunc
 
-from unrollbench.kernels.words import on_addresses
+from unrollbench.kernels.words import operation
 
 LOWERING = ("native_lowering", "nopython_backend", "native_parfor_lowering")
 """Numba passes that produce machine code; all others turn bytecode into typed Numba IR."""
@@ -51,15 +51,14 @@ class Kernel:
 
 
 def _call_by_address(address: int, arguments: int) -> Any:
-    """An intrinsic with that many integer arguments that calls the C function at `address`."""
+    """An operation with that many integer arguments that calls the C function at `address`."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def emit(builder: Any, *args: Any) -> None:
         word = ir.IntType(64)
         target = ir.FunctionType(ir.VoidType(), [word] * arguments).as_pointer()
         builder.call(builder.inttoptr(ir.Constant(word, address), target), args)
-        return context.get_dummy_value()
 
-    return on_addresses([f"a{index}" for index in range(arguments)], codegen)
+    return operation(emit, [f"a{index}" for index in range(arguments)])
 
 
 class Phases:

@@ -16,8 +16,8 @@ from llvmlite import ir
 
 from unrollbench.kernels.elementary import OTHERS, QUOTIENTS, Emitter, Value
 from unrollbench.kernels.expression import Expression, uses
-from unrollbench.kernels.simd import vector
-from unrollbench.kernels.words import on_addresses, pointer
+from unrollbench.kernels.simd import Vector, vector
+from unrollbench.kernels.words import operation, pointer
 
 I64 = ir.IntType(64)
 
@@ -110,30 +110,42 @@ class _Emission:
         return x if not isinstance(y, tuple) else self.emitter.mul(x, y)
 
 
+MOST_TOGETHER = 6
+"""Vectors that are computed side by side at most: with more, their values would not stay in registers."""
+
+
 def on_tile(dtype: str, rows: int, blocks: int, equations: Equations) -> Any:
     """A function of `equations.arguments`, addresses of the first row's first unit, that computes a tile at once."""
     ty = vector(dtype)
     names = tuple(equations.arguments)
-    vectors = [(row, block) for row in range(rows) for block in range(blocks)]
+    vectors = [(row, block) for block in range(blocks) for row in range(rows)]
+    together = [vectors[first : first + MOST_TOGETHER] for first in range(0, len(vectors), MOST_TOGETHER)]
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def emit(builder: Any, *args: Any) -> None:
         addresses = {name: pointer(builder, value) for name, value in zip(names, args, strict=True)}
+        for part in together:
+            _emit_together(builder, ty, equations, addresses, part)
 
-        def at(place: Place, row: int, block: int) -> Any:
-            offset = ir.Constant(I64, place.offset + row * place.stride + block * ty.lanes * ty.size)
-            return builder.gep(addresses[place.argument], [offset], source_etype=ir.IntType(8))
+    return operation(emit, names)
 
-        def load(place: Place) -> Value:
-            distinct = {(row if place.stride else 0, block) for row, block in vectors}
-            found = {one: builder.load(at(place, *one), align=ty.size, typ=ty.llvm) for one in sorted(distinct)}
-            return tuple(found[row if place.stride else 0, block] for row, block in vectors)
 
-        loaded = {expression: load(place) for expression, place in equations.loads}
-        results = [result for result, _ in equations.stores]
-        emission = _Emission(Emitter(builder, ty, len(vectors)), loaded, results)
-        for value, (_, place) in zip(map(emission.value, results), equations.stores, strict=True):
-            for index, one in enumerate(vectors):
-                builder.store(value[index] if isinstance(value, tuple) else value, at(place, *one), align=ty.size)
-        return context.get_dummy_value()
+def _emit_together(
+    builder: Any, ty: Vector, equations: Equations, addresses: dict[str, Any], vectors: Sequence[tuple[int, int]]
+) -> None:
+    """Emits the equations for vectors, (row, block) each, whose instructions alternate."""
 
-    return on_addresses(names, codegen)
+    def at(place: Place, row: int, block: int) -> Any:
+        offset = ir.Constant(I64, place.offset + row * place.stride + block * ty.lanes * ty.size)
+        return builder.gep(addresses[place.argument], [offset], source_etype=ir.IntType(8))
+
+    def load(place: Place) -> Value:
+        wanted = [(row if place.stride else 0, block) for row, block in vectors]
+        found = {one: builder.load(at(place, *one), align=ty.size, typ=ty.llvm) for one in dict.fromkeys(wanted)}
+        return tuple(found[one] for one in wanted)
+
+    loaded = {expression: load(place) for expression, place in equations.loads}
+    results = [result for result, _ in equations.stores]
+    emission = _Emission(Emitter(builder, ty, len(vectors)), loaded, results)
+    for value, (_, place) in zip(map(emission.value, results), equations.stores, strict=True):
+        for index, one in enumerate(vectors):
+            builder.store(value[index] if isinstance(value, tuple) else value, at(place, *one), align=ty.size)

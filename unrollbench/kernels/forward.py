@@ -61,7 +61,7 @@ def _tile(
     shape = f"{s.index}_{rows}x{blocks}"
     return [
         f"tile_{shape}({', '.join(arguments)})",
-        f"equations_{shape}(t, lengths, row, block, {', '.join(passed.values())})",
+        f"equations_{shape}(t, lengths, row, block, {', '.join(passed.values())}, top)",
     ]
 
 
@@ -105,17 +105,20 @@ def equations(layout: LayerLayout, s: StageLayout) -> Walk:
     targets = [*places.gates, *(places.of(f"{name}_new", name) for name in stage.writes)]
     wanted = [*kept, *(True for _ in stage.writes)]
     stores = [store for store, keep in zip(zip(results, targets, strict=True), wanted, strict=True) if keep]
-    return Walk(layout, Equations(tuple(loads), tuple(stores)), _finished(layout, s))
+    live = Equations(tuple(loads), tuple(stores))
+    return Walk(layout, live, _finished(layout, s, top=False), _finished(layout, s, top=True))
 
 
-def _finished(layout: LayerLayout, s: StageLayout) -> Equations:
+def _finished(layout: LayerLayout, s: StageLayout, *, top: bool) -> Equations:
     """For a row past its length: the old state again, a zero output at the top, zero temporaries for the gradient."""
     places, loads, stores = Places(layout, s), [], []
     for name in s.stage.writes:
         a, target = layout.arrays[name], places.of(f"{name}_new", name)
-        if a.is_state and a.slots != "single" and not (layout.top and name == "h"):
+        if not a.is_state:
+            stores += [(0, target)] if layout.train else []
+        elif top and name == "h":
+            stores.append((0, target))
+        elif a.slots != "single":
             loads.append((Expression(), places.of(f"{name}_old", name)))
             stores.append((loads[-1][0], target))
-        elif (a.is_state and a.slots != "single") or (not a.is_state and layout.train):
-            stores.append((0, target))
     return Equations(tuple(loads), tuple(stores))

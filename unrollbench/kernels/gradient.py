@@ -21,7 +21,6 @@ from unrollbench.kernels.source import (
     function,
     gates,
     share,
-    slot,
     tiles,
 )
 from unrollbench.kernels.walk import MOST_ROWS, Walk
@@ -72,8 +71,8 @@ def addresses(layout: LayerLayout, s: StageLayout) -> dict[str, str]:
         for n in (*s.stage.reads, *s.stage.writes, *s.stage.exposed, *s.stage.diagonals)
     }
     if _is_output(s):
-        slots = "time" if layout.top else "window"
-        found["d_out"] = field(layout, "d_out") + slot(layout, slots, layout.arrays["h"].row_bytes)
+        slot_bytes = layout.batch * layout.arrays["h"].row_bytes
+        found["d_out"] = f"{field(layout, 'd_out')} + (t if top else s) * {slot_bytes}"
     return found
 
 

@@ -195,13 +195,27 @@ class LayerLayout:
     def fields(self) -> dict[str, int]:
         """Frame field -> byte offset. Addresses unless said otherwise.
 
-        limit: the longest length, in steps; thread: this thread's number; t: the time step, if stepwise;
-        window: steps of the window that ran last, 0 before the first; counter: the
-        barrier's; x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient; zeros, one:
-        constants; panel: scratch of the weight gradient;
+        limit: the longest length, in steps; top: whether this is the top layer; thread: this thread's number; t: the
+        time step, if stepwise; window: steps of the window that ran last, 0 before the first; counter: the barrier's;
+        x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient; zeros, one: constants; panel:
+        scratch of the weight gradient;
         row...: this thread's first row and its tiles; block..., operand_block...: its first unit block and its groups.
         """
-        names = ["limit", "thread", "counter", "lengths", "x", "d_x", "d_out", "zeros", "one", "panel", "t", "window"]
+        names = [
+            "limit",
+            "top",
+            "thread",
+            "counter",
+            "lengths",
+            "x",
+            "d_x",
+            "d_out",
+            "zeros",
+            "one",
+            "panel",
+            "t",
+            "window",
+        ]
         names += ["row", "row_tiles_big", "row_tiles_small"]
         for name in self.arrays:
             names += [name, f"d_{name}"]

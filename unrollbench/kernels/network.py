@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from numba import njit
 
 from unrollbench import cells
 from unrollbench.case import DTYPES
 from unrollbench.cells import LayerSpec
-from unrollbench.kernels import cpu, host, source, specialize, swap, threads, words
+from unrollbench.kernels import cpu, host, specialize, swap, threads
 from unrollbench.kernels.build import Kernel, Phases
 from unrollbench.kernels.layout import LayerLayout
-from unrollbench.kernels.products import OPTIONS
+from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.spec import NetworkSpec
+from unrollbench.kernels.words import peek
 from unrollbench.schedule import Schedule
 
 SHARE_KEPT = 0.75
@@ -91,27 +89,14 @@ def compile_network(spec: NetworkSpec, schedule: Schedule, phases: Phases) -> Ne
         texts |= specialize.backward(schedule, shape) if spec.train else {}
     with phases.compiling():
         kernels = _kernels(spec, planned)
-        namespace = {name: kernel.call for name, kernel in kernels.items()}
-        namespace |= {"peek": words.peek, "barrier": _barrier(planned[0], spec.threads)}
-        entries = {
-            name: Kernel(name, source.define(text, name, namespace), 1, kernels.values())
-            for name, text in texts.items()
-        }
+        namespace = {name: compiled.call for name, compiled in kernels.items()}
+        namespace |= {"peek": peek, **threads.waiting(spec.threads)}
+        entries = {name: kernel(text, name, namespace, kernels.values()) for name, text in texts.items()}
     return Network(spec, schedule, planned, texts, entries)
 
 
 def _fields_per_layer(planned: tuple[LayerLayout, ...]) -> int:
     return max(len(layout.fields) for layout in planned)
-
-
-def _barrier(layout: LayerLayout, members: int) -> Any:
-    counter = layout.fields["counter"]
-
-    @njit(**OPTIONS)
-    def barrier(f):
-        threads.barrier(words.peek(f, counter), members)
-
-    return barrier
 
 
 def _kernels(spec: NetworkSpec, planned: tuple[LayerLayout, ...]) -> dict[str, Kernel]:
@@ -122,5 +107,5 @@ def _kernels(spec: NetworkSpec, planned: tuple[LayerLayout, ...]) -> dict[str, K
         of_layer |= cpu.backward_kernels(planned, index) if spec.train else {}
         if spec.swap_memory:
             of_layer["release"] = swap.release(layout)
-        kernels |= {f"{name}_{index}": kernel for name, kernel in of_layer.items()}
+        kernels |= {f"{name}_{index}": compiled for name, compiled in of_layer.items()}
     return kernels

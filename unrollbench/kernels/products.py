@@ -5,20 +5,17 @@ All are one register tile (`tile.tile`) with different strides; rows or columns 
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
-from numba import njit
+from functools import cache, partial
 
 from unrollbench.case import DTYPES
 from unrollbench.kernels import host
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import Inputs, LayerLayout, StageLayout
+from unrollbench.kernels.lowering import kernel
+from unrollbench.kernels.source import field, function
 from unrollbench.kernels.tile import tile
 from unrollbench.kernels.words import copy_bytes, peek, poke
 
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cpython_wrapper": True}
-"""For functions that kernels inline: no division raises; no fast-math, so NaN and infinities keep their meaning."""
 ROW_TILE = 6
 """Rows of a register tile: 6 rows x 4 columns, 4 weights and a broadcast fill the 32 registers of AVX-512 and NEON."""
 
@@ -37,33 +34,41 @@ def multiply(dtype: str) -> Kernel:
     rows a second time: that costs less than to read all of w for each row that is left over.
     """
     width = host.lanes(dtype) * DTYPES[dtype]
-    tile_6x4, tile_1x4 = tile(dtype, ROW_TILE, 4), tile(dtype, 1, 4)
-    tile_6x1, tile_1x1 = tile(dtype, ROW_TILE, 1), tile(dtype, 1, 1)
+    passed = "count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row"
+    text = f"""
+def multiply(rows, columns, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
+    block = {WIDE_ROWS} if count < {DEEP_PRODUCT} else {DEEP_ROWS}
+    for first in range(0, rows, block):
+        last, column = min(rows, first + block), 0
+        while column < columns:
+            panel, s, o = w + column * w_column, start + column * {width}, out + column * {width}
+            wide, row = column + 4 <= columns, first
+            while row < last:
+                tall = row + {ROW_TILE} <= last
+                if tall == 0 and start != out and last - first >= {ROW_TILE}:
+                    row, tall = last - {ROW_TILE}, 1
+                at, s_at, o_at = a + row * a_row, s + row * start_row, o + row * out_row
+                if wide and tall:
+                    tile_6x4({passed})
+                elif wide:
+                    tile_1x4({passed})
+                elif tall:
+                    tile_6x1({passed})
+                else:
+                    tile_1x1({passed})
+                row += {ROW_TILE} if tall else 1
+            column += 4 if wide else 1
+"""
+    sizes = ((ROW_TILE, 4), (1, 4), (ROW_TILE, 1), (1, 1))
+    return kernel(text, "multiply", {f"tile_{rows}x{columns}": tile(dtype, rows, columns) for rows, columns in sizes})
 
-    def product(rows, columns, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
-        block = WIDE_ROWS if count < DEEP_PRODUCT else DEEP_ROWS
-        for first in range(0, rows, block):
-            last, column = min(rows, first + block), 0
-            while column < columns:
-                panel, s, o = w + column * w_column, start + column * width, out + column * width
-                wide, row = column + 4 <= columns, first
-                while row < last:
-                    tall = row + ROW_TILE <= last
-                    if not tall and start != out and last - first >= ROW_TILE:
-                        row, tall = last - ROW_TILE, True
-                    at, s_at, o_at = a + row * a_row, s + row * start_row, o + row * out_row
-                    if wide and tall:
-                        tile_6x4(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
-                    elif wide:
-                        tile_1x4(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
-                    elif tall:
-                        tile_6x1(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
-                    else:
-                        tile_1x1(count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row)
-                    row += ROW_TILE if tall else 1
-                column += 4 if wide else 1
 
-    return Kernel(f"multiply_{dtype}", product, 13)
+def share(rows: str, threads: int) -> list[str]:
+    """Lines that set `first` and `last` to a thread's share of the rows, in whole tiles."""
+    return [
+        f"each = (({rows} + {threads - 1}) // {threads} + {ROW_TILE - 1}) // {ROW_TILE} * {ROW_TILE}",
+        f"first, last = min({rows}, thread * each), min({rows}, (thread + 1) * each)",
+    ]
 
 
 @cache
@@ -73,125 +78,94 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     The first stage's also carries h from one window to the next, where an array has only a window's slots: the state
     after the last window becomes slot 0.
     """
-    x_row, x_by_time = inputs.row_bytes, inputs.slots == "time"
-    fields, i, batch, threads = layout.fields, s.index, layout.batch, layout.threads
+    i, batch, threads, width = s.index, layout.batch, layout.threads, layout.width
     depth = layout.spec.input_size if s.stage.takes_input else 0
-    columns, row_bytes, itemsize, width = s.columns, s.row_bytes, layout.itemsize, layout.width
-    f_gates, f_w, f_bias, f_x, f_h, f_window, f_thread = (
-        fields[n] for n in (f"gates_{i}", f"W_x_{i}", f"bias_{i}", "x", "h", "window", "thread")
-    )
-    h, gates_by_time = layout.arrays["h"], s.gate_slots == "time"
-    state_bytes, carries = batch * h.row_bytes, i == 0 and h.slots == "window"
-    multiplier = multiply(layout.dtype)
-    product = multiplier.call
-
-    def run(f, t, slot, n):
-        thread = peek(f, f_thread)
-        if carries:
-            before, own, end = peek(f, f_window), state_bytes * thread // threads, state_bytes * (thread + 1) // threads
-            if before > 0:
-                state = peek(f, f_h) + own
-                copy_bytes(state, state + before * state_bytes, end - own)
-            poke(f + f_window, n)
-        rows = n * batch
-        first, last = share(rows, threads, thread)
-        x = peek(f, f_x) + ((t if x_by_time else slot) * batch + first) * x_row
-        gates = peek(f, f_gates) + ((t if gates_by_time else slot) * batch + first) * row_bytes
-        product(
-            last - first, columns, depth, x, x_row, itemsize, peek(f, f_w), depth * width, width,
-            peek(f, f_bias), 0, gates, row_bytes,
-        )  # fmt: skip
-
-    return Kernel("project", run, 4, [multiplier])
-
-
-@njit(**OPTIONS)
-def share(rows, threads, thread):
-    """(first, last) row of a thread's share, in whole tiles of rows."""
-    per_thread = ((rows + threads - 1) // threads + ROW_TILE - 1) // ROW_TILE * ROW_TILE
-    return min(rows, thread * per_thread), min(rows, (thread + 1) * per_thread)
+    x_slot, gates_slot = ("t" if slots == "time" else "slot" for slots in (inputs.slots, s.gate_slots))
+    h = layout.arrays["h"]
+    at = partial(field, layout)
+    lines = [f"thread, rows = {at('thread')}, n * {batch}"]
+    if i == 0 and h.slots == "window":
+        state_bytes = batch * h.row_bytes
+        lines += [
+            f"before, own = {at('window')}, {state_bytes} * thread // {threads}",
+            "if before > 0:",
+            f"    state = {at('h')} + own",
+            f"    copy_bytes(state, state + before * {state_bytes}, {state_bytes} * (thread + 1) // {threads} - own)",
+            f"poke(f + {layout.fields['window']}, n)",
+        ]
+    lines += [
+        *share("rows", threads),
+        f"x = {at('x')} + ({x_slot} * {batch} + first) * {inputs.row_bytes}",
+        f"gates = {at(f'gates_{i}')} + ({gates_slot} * {batch} + first) * {s.row_bytes}",
+        f"multiply(last - first, {s.columns}, {depth}, x, {inputs.row_bytes}, {layout.itemsize}, "
+        f"{at(f'W_x_{i}')}, {depth * width}, {width}, {at(f'bias_{i}')}, 0, gates, {s.row_bytes})",
+    ]
+    return _kernel("project", layout, lines)
 
 
 @cache
 def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
-    """`input_gradient(f, t, slot, n)`: d_x of n steps from t = sum over stages of d_pre . W_x^T."""
-    fields, batch, threads, itemsize, width = layout.fields, layout.batch, layout.threads, layout.itemsize, layout.width
-    columns = d_x_row // width
-    stages = tuple(s for s in layout.stages if s.stage.takes_input)
-    f_gates = tuple(fields[f"gates_{s.index}"] for s in stages)
-    f_w = tuple(fields[f"W_xT_{s.index}"] for s in stages)
-    row_bytes = tuple(s.row_bytes for s in stages)
-    f_d_x, f_zeros, f_thread = fields["d_x"], fields["zeros"], fields["thread"]
-    multiplier = multiply(layout.dtype)
-    product = multiplier.call
-
-    def run(f, t, slot, n):
-        first, last = share(n * batch, threads, peek(f, f_thread))
-        out = peek(f, f_d_x) + ((t if by_time else slot) * batch + first) * d_x_row
-        start, start_row = peek(f, f_zeros), 0
-        for i in range(len(f_gates)):
-            depth = row_bytes[i] // itemsize
-            gates = peek(f, f_gates[i]) + (t * batch + first) * row_bytes[i]
-            product(
-                last - first, columns, depth, gates, row_bytes[i], itemsize, peek(f, f_w[i]), depth * width, width,
-                start, start_row, out, d_x_row,
-            )  # fmt: skip
-            start, start_row = out, d_x_row
-
-    return Kernel("d_inputs", run, 4, [multiplier])
+    """`d_inputs(f, t, slot, n)`: d_x of n steps from t = sum over stages of d_pre . W_x^T."""
+    batch, itemsize, width = layout.batch, layout.itemsize, layout.width
+    at = partial(field, layout)
+    lines = [f"thread, rows = {at('thread')}, n * {batch}", *share("rows", layout.threads)]
+    lines.append(f"out = {at('d_x')} + ({'t' if by_time else 'slot'} * {batch} + first) * {d_x_row}")
+    start = f"{at('zeros')}, 0"
+    for s in (s for s in layout.stages if s.stage.takes_input):
+        depth = s.row_bytes // itemsize
+        lines += [
+            f"gates = {at(f'gates_{s.index}')} + (t * {batch} + first) * {s.row_bytes}",
+            f"multiply(last - first, {d_x_row // width}, {depth}, gates, {s.row_bytes}, {itemsize}, "
+            f"{at(f'W_xT_{s.index}')}, {depth * width}, {width}, {start}, out, {d_x_row})",
+        ]
+        start = f"out, {d_x_row}"
+    return _kernel("d_inputs", layout, lines)
 
 
 @cache
 def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
-    """`weight_gradient(f, t, slot, n)`: adds x^T . d_pre, operand^T . d_pre and column sums of n steps from t.
+    """`d_weights(f, t, slot, n)`: adds x^T . d_pre, operand^T . d_pre and column sums of n steps from t.
 
     The steps that end at the longest length come first: their sums replace what was there.
     """
-    fields, i, batch, threads = layout.fields, s.index, layout.batch, layout.threads
-    itemsize, width = layout.itemsize, layout.width
-    operand = layout.arrays[s.stage.operand]
+    i, batch, itemsize, width = s.index, layout.batch, layout.itemsize, layout.width
+    operand_row = layout.arrays[s.stage.operand].row_bytes
+    groups, panel_row = (s.columns + 3) // 4, 4 * width
+    at = partial(field, layout)
     inputs = layout.spec.input_size if s.stage.takes_input else 0
-    has_bias = s.stage.bias is not None
-    operand_size, operand_row, columns, row_bytes = s.operand_size, operand.row_bytes, s.columns, s.row_bytes
-    f_x, f_operand, f_gates, f_one, f_zeros, f_panel, f_thread, f_limit = (
-        fields[n] for n in ("x", s.stage.operand, f"gates_{i}", "one", "zeros", "panel", "thread", "limit")
-    )
-    f_d_x, f_d_h, f_d_b = (fields[f"d_{n}_{i}"] for n in ("W_x", "W_h", "bias"))
+    terms = [  # rows of the gradient, its address, and the operand: its address and strides over rows and over k
+        (inputs, f"d_W_x_{i}", f"x + first * {x_row}, {itemsize}, {x_row}"),
+        (s.operand_size, f"d_W_h_{i}", f"operand + first * {operand_row}, {itemsize}, {operand_row}"),
+    ]
+    if s.stage.bias is not None:
+        terms.append((1, f"d_bias_{i}", f"{at('one')}, 0, 0"))
+    products = []
+    for rows, name, operand in terms:
+        products += [
+            f"out = {at(name)} + offset",
+            f"multiply({rows}, count, depth, {operand}, panel, {width}, {panel_row}, "
+            f"{at('zeros')} if replaces else out, start_row, out, {s.row_bytes})",
+        ]
+    lines = [
+        f"thread, rows, latest = {at('thread')}, n * {batch}, t + n == {at('limit')}",
+        f"panel = {at('panel')} + thread * {PANEL_ROWS * panel_row}",
+        f"gates = {at(f'gates_{i}')} + t * {batch * s.row_bytes}",
+        f"x, operand = {at('x')} + t * {batch * x_row}, {at(s.stage.operand)} + t * {batch * operand_row}",
+        f"for first in range(0, rows, {PANEL_ROWS}):",
+        f"    depth, replaces = min({PANEL_ROWS}, rows - first), latest and first == 0",
+        f"    start_row = 0 if replaces else {s.row_bytes}",
+        f"    for group in range({groups} * thread // {layout.threads}, {groups} * (thread + 1) // {layout.threads}):",
+        f"        count, offset = min(4, {s.columns} - group * 4), group * {panel_row}",
+        "        for r in range(depth):",
+        f"            columns = gates + (first + r) * {s.row_bytes} + offset",
+        f"            copy_bytes(panel + r * {panel_row}, columns, count * {width})",
+        *(f"        {line}" for line in products),
+    ]
+    return _kernel("d_weights", layout, lines)
+
+
+def _kernel(name: str, layout: LayerLayout, lines: list[str]) -> Kernel:
+    """The kernel (f, t, slot, n) of those lines."""
     multiplier = multiply(layout.dtype)
-    product = multiplier.call
-
-    panel_bytes = PANEL_ROWS * 4 * width
-
-    def run(f, t, slot, n):
-        thread, rows = peek(f, f_thread), n * batch
-        panel, one = peek(f, f_panel) + thread * panel_bytes, peek(f, f_one)
-        gates = peek(f, f_gates) + t * batch * row_bytes
-        x = peek(f, f_x) + t * batch * x_row
-        h = peek(f, f_operand) + t * batch * operand_row
-        groups = (columns + 3) // 4
-        latest = t + n == peek(f, f_limit)
-        for first in range(0, rows, PANEL_ROWS):
-            depth = min(PANEL_ROWS, rows - first)
-            replaces = latest and first == 0
-            start_row = 0 if replaces else row_bytes
-            for group in range(groups * thread // threads, groups * (thread + 1) // threads):
-                count, offset = min(4, columns - group * 4), group * 4 * width
-                for r in range(depth):
-                    copy_bytes(panel + r * 4 * width, gates + (first + r) * row_bytes + offset, count * width)
-                out, a = peek(f, f_d_x) + offset, x + first * x_row
-                start = peek(f, f_zeros) if replaces else out
-                product(
-                    inputs, count, depth, a, itemsize, x_row, panel, width, 4 * width, start, start_row, out, row_bytes
-                )
-                out, a = peek(f, f_d_h) + offset, h + first * operand_row
-                start = peek(f, f_zeros) if replaces else out
-                product(
-                    operand_size, count, depth, a, itemsize, operand_row, panel, width, 4 * width,
-                    start, start_row, out, row_bytes,
-                )  # fmt: skip
-                if has_bias:
-                    out = peek(f, f_d_b) + offset
-                    start = peek(f, f_zeros) if replaces else out
-                    product(1, count, depth, one, 0, 0, panel, width, 4 * width, start, start_row, out, row_bytes)
-
-    return Kernel("d_weights", run, 4, [multiplier])
+    called = {"peek": peek, "poke": poke, "copy_bytes": copy_bytes, "multiply": multiplier.call}
+    return kernel(function(name, "f, t, slot, n", lines), name, called, [multiplier])

@@ -57,7 +57,8 @@ def gates(layout: LayerLayout, s: StageLayout) -> str:
 
 def begin(layout: LayerLayout) -> list[str]:
     """A step's first lines: nothing is computed past the longest length."""
-    return [f"if t >= {field(layout, 'limit')}:", "    return", f"lengths = {field(layout, 'lengths')}"]
+    lengths, top = field(layout, "lengths"), field(layout, "top")
+    return [f"if t >= {field(layout, 'limit')}:", "    return", f"lengths, top = {lengths}, {top}"]
 
 
 def assigned(s: StageLayout, addresses: dict[str, str]) -> tuple[list[str], dict[str, str]]:
@@ -122,4 +123,9 @@ def _sum(layout: LayerLayout, groups: Partition, name: str) -> str:
 
 def barrier(layout: LayerLayout) -> list[str]:
     """A wait for the other threads, where they share rows."""
-    return [f"barrier(f, {layout.threads})"] if layout.split == "units" else []
+    return [wait(layout)] if layout.split == "units" else []
+
+
+def wait(layout: LayerLayout) -> str:
+    """A line that waits until all threads have come there."""
+    return f"barrier({field(layout, 'counter')}, {layout.threads})"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from unrollbench.kernels.layout import LayerLayout
-from unrollbench.kernels.source import field, function
+from unrollbench.kernels.source import field, function, wait
 from unrollbench.schedule import Schedule
 
 
@@ -33,7 +33,7 @@ class Shape:
     @property
     def wait(self) -> list[str]:
         """A line that waits for the other threads, if there are any."""
-        return ["barrier(f)"] if self.layouts[0].threads > 1 else []
+        return [wait(self.layouts[0])] if self.layouts[0].threads > 1 else []
 
 
 def forward(schedule: Schedule, shape: Shape) -> dict[str, str]:

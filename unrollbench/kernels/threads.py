@@ -13,11 +13,13 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit, types
 
+from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.words import add_atomic, call, pause, poke, watch
 
 SPINS_BEFORE_YIELD = 4_000
@@ -65,6 +67,18 @@ def barrier(counter, threads):
         while watch(counter) < target:
             relax(spins)
             spins += 1
+
+
+@cache
+def waiting(threads: int) -> dict[str, Any]:
+    """What kernels' text that waits for so many threads calls, by name: nothing, where there is but one."""
+    return {"barrier": barrier_kernel().call} if threads > 1 else {}
+
+
+@cache
+def barrier_kernel() -> Kernel:
+    """`barrier`, compiled once for all programs."""
+    return Kernel("barrier", barrier.py_func, 2)
 
 
 @cache

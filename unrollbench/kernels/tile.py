@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from unrollbench.kernels.simd import multiply_add, splat, vector
-from unrollbench.kernels.words import on_addresses, pointer
+from unrollbench.kernels.words import operation, pointer
 
 I64 = ir.IntType(64)
 
@@ -123,18 +121,12 @@ def tile(dtype: str, rows: int, columns: int):
     ty = vector(dtype)
     offsets = tuple(c * ty.size * ty.lanes for c in range(columns))
 
-    def codegen(context, builder, sig, args):
-        count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row = args
+    def emit(builder, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
         emitted = _Tile(builder, ty, rows, columns)
         sums = emitted.add(count, emitted.load(start, start_row, offsets), (a, a_row, a_k), (w, w_column, w_k))
         emitted.store(sums, out, out_row, offsets)
-        return context.get_dummy_value()
 
-    @intrinsic
-    def product(typing_context, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
-        return types.void(*[types.intp] * 11), codegen
-
-    return product
+    return operation(emit)
 
 
 @dataclass(frozen=True)
@@ -158,17 +150,16 @@ def step_tile(dtype: str, rows: int, start: Ends, out: Ends, products: tuple[Pro
     each = ("a", "w", "ahead", "ahead_k") if asks else ("a", "w")
     names += [f"{name}_{index}" for index in range(len(products)) for name in each]
 
-    def codegen(context, builder, sig, args):
+    def emit(builder, first, last, *args):
         def word(value):
             return ir.Constant(I64, value)
 
         emitted = _Tile(builder, ty, rows, columns)
-        sums = emitted.load(args[0], word(start.row), start.offsets)
+        sums = emitted.load(first, word(start.row), start.offsets)
         for index, product in enumerate(products):
-            a, w, *ahead = args[2 + len(each) * index :][: len(each)]
+            a, w, *ahead = args[len(each) * index :][: len(each)]
             a, w = (a, word(product.a_row), word(size)), (w, word(product.depth * width), word(width))
             sums = emitted.add(word(product.depth), sums, a, w, ahead)
-        emitted.store(sums, args[1], word(out.row), out.offsets)
-        return context.get_dummy_value()
+        emitted.store(sums, last, word(out.row), out.offsets)
 
-    return on_addresses(names, codegen)
+    return operation(emit, names)

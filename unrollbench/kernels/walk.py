@@ -15,14 +15,18 @@ MOST_ROWS = 4
 
 @dataclass(frozen=True)
 class Walk:
-    """Equations for rows within their length (`live`) and past it."""
+    """Equations for rows within their length (`live`) and past it, in any layer (`finished`) or in the top one.
+
+    Where the two differ, its functions take a last argument more, `top`, so that layers below the top share them.
+    """
 
     layout: LayerLayout
     live: Equations
     finished: Equations
+    finished_at_top: Equations | None = None
 
     def loop(self, largest: int) -> tuple[list[str], dict[str, Any]]:
-        """The body of a function (t, lengths, row, rows, block, blocks, *addresses), and what it calls.
+        """The body of a function (t, lengths, row, rows, block, blocks, *arguments), and what it calls.
 
         It applies the equations to `rows` rows from number `row` on and `blocks` vectors of units from number `block`
         on. largest: how many rows it takes at once at most; what is left over is never a single one of several.
@@ -32,27 +36,40 @@ class Walk:
             fits = f"left >= {part} and left != {part + 1} and " if part > 1 else ""
             lines.append(f"    {'if' if part == largest else 'elif'} {fits}{_all_live('each_row', part)}:")
             lines += _indented([*self._over_blocks(f"live_{part}", self.live), f"each_row += {part}"], 8)
-        past = self._over_blocks("finished", self.finished) if self.finished.stores else []
-        lines += ["    else:", *_indented([*past, "each_row += 1"], 8)]
+        lines += ["    else:", *_indented([*self._finished(), "each_row += 1"], 8)]
         dtype = self.layout.dtype
         called = {f"live_{part}": on_tile(dtype, part, 1, self.live) for part in range(1, largest + 1)}
-        return lines, called | {"finished": on_tile(dtype, 1, 1, self.finished)}
+        past = {"finished": self.finished, "finished_at_top": self.finished_at_top}
+        return lines, called | {name: on_tile(dtype, 1, 1, each) for name, each in past.items() if each is not None}
+
+    def _finished(self) -> list[str]:
+        past = self._over_blocks("finished", self.finished)
+        if self.finished_at_top is None:
+            return past
+        at_top = self._over_blocks("finished_at_top", self.finished_at_top)
+        return ["if top:", *_indented(at_top, 4), "else:", *_indented(past, 4)]
 
     def tile(self, rows: int, blocks: int) -> tuple[list[str], dict[str, Any]]:
-        """The body of a function (t, lengths, row, block, *addresses) for a tile of that size, and what it calls.
+        """The body of a function (t, lengths, row, block, *arguments) for a tile of that size, and what it calls.
 
         Beside that it calls `loop`, the function of that text, where not all rows are live. There is no loop around the
         equations here: constants stay where they are in memory, and registers are left for values.
         """
         at = self._at("row", f"block * {self.layout.width}", self.live)
         lines = [f"if {_all_live('row', rows)}:", f"    live({at})", "else:"]
-        lines.append(f"    loop(t, lengths, row, {rows}, block, {blocks}, {', '.join(self.addresses)})")
+        lines.append(f"    loop(t, lengths, row, {rows}, block, {blocks}, {', '.join(self.arguments)})")
         return lines, {"live": on_tile(self.layout.dtype, rows, blocks, self.live)}
 
     @property
     def addresses(self) -> list[str]:
         """The names of all addresses, those that the equations for rows past their length need included."""
-        return list(dict.fromkeys((*self.live.arguments, *self.finished.arguments)))
+        at_top = self.finished_at_top.arguments if self.finished_at_top else ()
+        return list(dict.fromkeys((*self.live.arguments, *self.finished.arguments, *at_top)))
+
+    @property
+    def arguments(self) -> list[str]:
+        """The last arguments of its functions: the addresses and, where that matters, `top`."""
+        return [*self.addresses, *(["top"] if self.finished_at_top else [])]
 
     def _over_blocks(self, function: str, equations: Equations) -> list[str]:
         """The call of a function for each unit block of the rows from each_row on."""

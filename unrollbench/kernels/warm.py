@@ -13,6 +13,7 @@ def compile_one() -> None:
     A function, with which Numba starts, and what the threads of every team run; no thread is started.
     """
     threads.compiled()
+    threads.barrier_kernel()
 
     @numba.cfunc("void(int64, int64)", nopython=True, error_model="numpy")
     def count(first, second):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -18,85 +20,79 @@ def pointer(builder, address):
     return builder.inttoptr(address, ir.PointerType())
 
 
-def on_addresses(names, codegen):
-    """An intrinsic of integer arguments of those names, which returns nothing."""
-    typed = types.void(*[types.intp] * len(names))
+def operation(emit, names=None, *, returns=False):
+    """Instructions on int64 values, which Numba's functions and kernels' text can call.
+
+    emit(builder, *values) builds them, and returns an int64 if `returns`; `lowering` calls it by the attribute `emit`.
+    names: of the values, where they are not those of emit's own arguments.
+    """
+    names = list(inspect.signature(emit).parameters)[1:] if names is None else list(names)
+    typed = (types.int64 if returns else types.void)(*[types.intp] * len(names))
+
+    def codegen(context, builder, sig, args):
+        value = emit(builder, *args)
+        return value if returns else context.get_dummy_value()
+
     text = f"def function(typing_context, {', '.join(names)}):\n    return signature, codegen\n"
-    return intrinsic(define(text, "function", {"signature": typed, "codegen": codegen}))
+    made = intrinsic(define(text, "function", {"signature": typed, "codegen": codegen}))
+    made.emit = emit
+    return made
 
 
-@intrinsic
-def peek(typing_context, address, offset):
-    """The int64 `offset` bytes past `address`."""
-
-    def codegen(context, builder, sig, args):
-        return builder.load(pointer(builder, builder.add(*args)), align=8, typ=I64)
-
-    return types.int64(types.intp, types.intp), codegen
+def _peek(builder, address, offset):
+    return builder.load(pointer(builder, builder.add(address, offset)), align=8, typ=I64)
 
 
-@intrinsic
-def copy_bytes(typing_context, destination, origin, count):
-    """Copies `count` bytes; the two must not overlap."""
-
-    def codegen(context, builder, sig, args):
-        cgutils.raw_memcpy(builder, pointer(builder, args[0]), pointer(builder, args[1]), args[2], 1)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp, types.intp), codegen
+peek = operation(_peek, returns=True)
+"""peek(address, offset): the int64 `offset` bytes past `address`."""
 
 
-@intrinsic
-def poke(typing_context, address, value):
-    """Writes the int64 `value` to `address`, visible to other threads after everything written before it."""
-
-    def codegen(context, builder, sig, args):
-        builder.store_atomic(args[1], builder.inttoptr(args[0], I64.as_pointer()), ordering="release", align=8)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.int64), codegen
+def _copy_bytes(builder, destination, origin, count):
+    cgutils.raw_memcpy(builder, pointer(builder, destination), pointer(builder, origin), count, 1)
 
 
-@intrinsic
-def watch(typing_context, address):
-    """The int64 at `address` as another thread last wrote it; what that thread wrote before is visible afterwards."""
-
-    def codegen(context, builder, sig, args):
-        return builder.load_atomic(builder.inttoptr(args[0], I64.as_pointer()), ordering="acquire", align=8)
-
-    return types.int64(types.intp), codegen
+copy_bytes = operation(_copy_bytes)
+"""copy_bytes(destination, origin, count): copies `count` bytes; the two must not overlap."""
 
 
-@intrinsic
-def add_atomic(typing_context, address, value):
-    """Adds to the int64 at `address` and returns what it was before; orders memory both ways."""
-
-    def codegen(context, builder, sig, args):
-        return builder.atomic_rmw("add", builder.inttoptr(args[0], I64.as_pointer()), args[1], ordering="acq_rel")
-
-    return types.int64(types.intp, types.int64), codegen
+def _poke(builder, address, value):
+    builder.store_atomic(value, builder.inttoptr(address, I64.as_pointer()), ordering="release", align=8)
 
 
-@intrinsic
-def pause(typing_context):
-    """Tells the core that this is a spin loop, where the instruction set has a way to."""
-
-    def codegen(context, builder, sig, args):
-        if host.is_x86():
-            function = ir.FunctionType(ir.VoidType(), [])
-            builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse2.pause"), [])
-        return context.get_dummy_value()
-
-    return types.void(), codegen
+poke = operation(_poke)
+"""poke(address, value): writes an int64, visible to other threads after everything written before it."""
 
 
-@intrinsic
-def call(typing_context, function, argument):
-    """Calls the C function at address `function` with one int64 argument."""
+def _watch(builder, address):
+    return builder.load_atomic(builder.inttoptr(address, I64.as_pointer()), ordering="acquire", align=8)
 
-    def codegen(context, builder, sig, args):
-        target = ir.FunctionType(ir.VoidType(), [I64]).as_pointer()
-        builder.call(builder.inttoptr(args[0], target), [args[1]])
-        return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp), codegen
+watch = operation(_watch, returns=True)
+"""watch(address): the int64 as another thread last wrote it; what that thread wrote before is visible afterwards."""
+
+
+def _add_atomic(builder, address, value):
+    return builder.atomic_rmw("add", builder.inttoptr(address, I64.as_pointer()), value, ordering="acq_rel")
+
+
+add_atomic = operation(_add_atomic, returns=True)
+"""add_atomic(address, value): adds to the int64 and returns what it was before; orders memory both ways."""
+
+
+def _pause(builder):
+    if host.is_x86():
+        function = ir.FunctionType(ir.VoidType(), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse2.pause"), [])
+
+
+pause = operation(_pause)
+"""pause(): tells the core that this is a spin loop, where the instruction set has a way to."""
+
+
+def _call(builder, function, argument):
+    target = ir.FunctionType(ir.VoidType(), [I64]).as_pointer()
+    builder.call(builder.inttoptr(function, target), [argument])
+
+
+call = operation(_call)
+"""call(function, argument): calls the C function at that address with one int64 argument."""
