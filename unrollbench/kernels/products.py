@@ -30,36 +30,49 @@ PANEL_ROWS = 128
 def multiply(dtype: str) -> Kernel:
     """out[r, c] = start[r, c] + sum over k of a[r, k] * w[c, k], for any numbers of rows and vector columns.
 
-    Arguments: rows, columns, then as in `tile.tile`. Where `start` is not `out`, the last tile of rows may compute some
-    rows a second time: that costs less than to read all of w for each row that is left over.
+    Arguments: rows, columns, then as in `tile.tile`. Blocks of rows are as even as they go, and of tiles with ROW_TILE
+    rows or one less. Where that does not come out even (with less than 20 rows, or few columns) and `start` is not
+    `out`, the last tile may compute some rows a second time: that costs less than to read all of w for each row that
+    is left over.
     """
     width = host.lanes(dtype) * DTYPES[dtype]
     passed = "count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row"
     text = f"""
 def multiply(rows, columns, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
-    block = {WIDE_ROWS} if count < {DEEP_PRODUCT} else {DEEP_ROWS}
-    for first in range(0, rows, block):
-        last, column = min(rows, first + block), 0
+    most = {WIDE_ROWS} if count < {DEEP_PRODUCT} else {DEEP_ROWS}
+    blocks = (rows + most - 1) // most
+    for block in range(blocks):
+        first, last, column = rows * block // blocks, rows * (block + 1) // blocks, 0
+        tiles = (last - first + {ROW_TILE - 1}) // {ROW_TILE}
+        smaller = tiles * {ROW_TILE} - (last - first)
+        exact = smaller <= tiles
+        end = last - smaller * {ROW_TILE - 1} if exact else last
         while column < columns:
             panel, s, o = w + column * w_column, start + column * {width}, out + column * {width}
             wide, row = column + 4 <= columns, first
             while row < last:
-                tall = row + {ROW_TILE} <= last
-                if tall == 0 and start != out and last - first >= {ROW_TILE}:
+                tall = row + {ROW_TILE} <= (end if wide else last)
+                if tall == 0 and start != out and last - first >= {ROW_TILE} and (wide and exact) == 0:
                     row, tall = last - {ROW_TILE}, 1
                 at, s_at, o_at = a + row * a_row, s + row * start_row, o + row * out_row
                 if wide and tall:
-                    tile_6x4({passed})
+                    tile_{ROW_TILE}x4({passed})
+                    row += {ROW_TILE}
+                elif wide and exact:
+                    tile_{ROW_TILE - 1}x4({passed})
+                    row += {ROW_TILE - 1}
                 elif wide:
                     tile_1x4({passed})
+                    row += 1
                 elif tall:
-                    tile_6x1({passed})
+                    tile_{ROW_TILE}x1({passed})
+                    row += {ROW_TILE}
                 else:
                     tile_1x1({passed})
-                row += {ROW_TILE} if tall else 1
+                    row += 1
             column += 4 if wide else 1
 """
-    sizes = ((ROW_TILE, 4), (1, 4), (ROW_TILE, 1), (1, 1))
+    sizes = ((ROW_TILE, 4), (ROW_TILE - 1, 4), (1, 4), (ROW_TILE, 1), (1, 1))
     return kernel(text, "multiply", {f"tile_{rows}x{columns}": tile(dtype, rows, columns) for rows, columns in sizes})
 
 
