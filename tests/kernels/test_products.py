@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,14 @@ from hypothesis import strategies as st
 from tests.adversarial import SMALL
 from tests.backends.numba_programs import check, program_of, run
 from tests.kernels.vectors import call
+from unrollbench.backends.numba_cpu import NetworkProgram
 from unrollbench.case import Case
-from unrollbench.kernels import host, pack, products
+from unrollbench.kernels import host, layout, pack, products
 from unrollbench.kernels.products import DEEP_PRODUCT, DEEP_ROWS, PANEL_ROWS, WIDE_ROWS
 from unrollbench.kernels.source import define, function
+from unrollbench.kernels.spec import spec_of
+from unrollbench.kernels.transpose import transpose
+from unrollbench.schedule import of_case
 from unrollbench.tensors import Array, draw
 
 ROOT = Path(__file__).parents[2]
@@ -31,10 +36,10 @@ def integers(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Ar
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("columns", [0, 1, 4, 7])
+@pytest.mark.parametrize("columns", [0, 1, 4, 6, 7])
 @pytest.mark.parametrize(
     ("rows", "depth"),
-    [(0, 3), (1, 0), (5, 1), (6, 2), (13, 9), (WIDE_ROWS + 7, 3), (DEEP_ROWS + 1, DEEP_PRODUCT)],
+    [(0, 3), (1, 0), (5, 1), (6, 2), (10, 2), (13, 9), (29, 4), (WIDE_ROWS + 7, 3), (DEEP_ROWS + 1, DEEP_PRODUCT)],
 )
 def test_multiply_adds_a_product_to_its_start_and_writes_nothing_else(
     dtype: str, rows: int, columns: int, depth: int
@@ -52,7 +57,7 @@ def test_multiply_adds_a_product_to_its_start_and_writes_nothing_else(
     np.testing.assert_array_equal(out, wanted)
 
 
-@pytest.mark.parametrize("rows", [5, 13, WIDE_ROWS + 7])
+@pytest.mark.parametrize("rows", [5, 10, 13, 29, WIDE_ROWS + 7])
 def test_multiply_adds_to_what_it_overwrites_once(rows: int) -> None:
     rng, lanes, columns, depth = np.random.default_rng(1), host.lanes("float32"), 5, 3
     a, w = integers(rng, (rows, depth), "float32"), integers(rng, (columns, depth, lanes), "float32")
@@ -92,6 +97,28 @@ def test_weight_gradients_over_more_rows_than_a_panel_are_the_references(cell: s
         longer = Case(**{**SMALL, "cell": cell, "parallel_iterations": 64, "sequence_length": T})
         tensors = draw(longer)
         check(longer, tensors, run(program_of(case), longer, tensors))
+
+
+def test_weight_gradients_are_the_references_however_few_columns_a_cache_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "SHARE_OF_SUMS", 0.0)
+    for threads in (1, 2):  # 39 units: kernels are shared by layout, and no other test has this one
+        axes = {"cell": "lstm", "num_units": 39, "sequence_length": 50, "parallel_iterations": 64, "threads": threads}
+        case = Case(**{**SMALL, **axes})
+        tensors = draw(case)
+        with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
+            check(case, tensors, run(program, case, tensors))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("rows", "columns"), [(0, 5), (1, 1), (3, 40), (16, 16), (37, 8), (128, 33), (40, 0)])
+def test_a_transpose_is_numpys_and_writes_nothing_else(dtype: str, rows: int, columns: int) -> None:
+    rng = np.random.default_rng(6)
+    origin = integers(rng, (rows, columns + 3), dtype)
+    target: Array = np.full((columns + 1, rows + 2), CANARY, dtype)
+    call(transpose(dtype), rows, columns, origin.ctypes.data, origin.strides[0], target.ctypes.data, target.strides[0])
+    np.testing.assert_array_equal(target[:columns, :rows], origin[:, :columns].T)
+    assert np.all(target[columns] == CANARY)
+    assert np.all(target[:, rows:] == CANARY)
 
 
 GUARDED = """

@@ -160,10 +160,10 @@ class NetworkProgram:
                 padded = array.reshape(len(array), gates, array.shape[1] // gates)
                 return padded[:, :, :units].reshape(len(array), gates * units)
 
-            parts = [unpad(buffers[f"d_{name}_{s.index}"]) for name in ("W_x", "W_h")]
-            found[s.stage.kernel] = np.concatenate(parts)
+            rows = unpad(buffers[f"d_kernel_{s.index}"])
+            found[s.stage.kernel] = rows[: buffers.layout.kernel_rows(s)].copy()
             if s.stage.bias is not None:
-                found[s.stage.bias] = unpad(buffers[f"d_bias_{s.index}"])[0].copy()
+                found[s.stage.bias] = rows[-1].copy()
             found |= {name: buffers[f"d_{name}"][:, : s.units].sum(axis=0) for name in s.stage.diagonals}
         return found
 

@@ -44,9 +44,13 @@ class Buffers:
         widest = max(max(s.row_bytes for s in layout.stages) for layout in network.layouts)
         widest = max(widest, max(layout.padded(layout.spec.input_size) * layout.itemsize for layout in network.layouts))
         self._zeros = pack.aligned((widest // network.layouts[0].itemsize,), spec.dtype)
-        self._one = np.ones(1, spec.dtype)
-        columns = 4 * network.layouts[0].lanes
-        self._panel = pack.aligned((spec.threads if spec.train else 0, PANEL_ROWS, columns), spec.dtype)
+        self._ones = np.ones(PANEL_ROWS, spec.dtype)
+        panel = PANEL_ROWS * max(
+            layout.panels(s) * 4 * layout.lanes + layout.kernel_rows(s) + 1
+            for layout in network.layouts
+            for s in layout.stages
+        )
+        self._panel = pack.aligned((spec.threads, panel if spec.train else 0), spec.dtype)
         for buffers in self.layers:
             self._allocate_fixed(buffers)
         self._gradients = self._allocate_gradients() if spec.train else None
@@ -71,18 +75,16 @@ class Buffers:
                 buffers.fixed[f"d_{name}"] = pack.aligned((batch, s.gate_bytes // layout.itemsize), dtype)
 
     def _allocate_gradients(self) -> Array:
-        """One block that holds every layer's weight gradients, so that one call clears it."""
+        """One block that holds every layer's weight gradients, so that one call clears it.
+
+        d_kernel_i has the rows of x first, then the operand's, then the bias.
+        """
         places: list[tuple[LayerBuffers, str, tuple[int, ...]]] = []
         for buffers in self.layers:
             layout = buffers.layout
             for s in layout.stages:
-                width = s.row_bytes // layout.itemsize
-                inputs = layout.spec.input_size if s.stage.takes_input else 0
-                places += [
-                    (buffers, f"d_W_x_{s.index}", (inputs, width)),
-                    (buffers, f"d_W_h_{s.index}", (s.operand_size, width)),
-                ]
-                places.append((buffers, f"d_bias_{s.index}", (1, width)))
+                rows = layout.kernel_rows(s) + (s.stage.bias is not None)
+                places.append((buffers, f"d_kernel_{s.index}", (rows, s.row_bytes // layout.itemsize)))
                 units = s.gate_bytes // layout.itemsize
                 places += [(buffers, f"d_{n}", (layout.threads, units)) for n in s.stage.diagonals]
         block = pack.aligned((sum(prod(shape) for _, _, shape in places),), self.network.spec.dtype)
@@ -196,8 +198,8 @@ class Buffers:
             self.point(layer, "lengths", self.lengths)
             self.point(layer, "counter", self.counter)
             self.point(layer, "zeros", self._zeros)
-            self.point(layer, "one", self._one)
-            self.point(layer, "panel", self._panel)
+            self.point(layer, "ones", self._ones)
+            self._set(layer, "panel", self._panel.ctypes.data + np.arange(len(self._panel)) * self._panel.strides[0])
             per_thread = {f"d_{n}" for s in buffers.layout.stages for n in s.stage.diagonals}
             per_thread |= {f"gates_{s.index}" for s in buffers.layout.stages if s.gate_slots == "tile"}
             for name in per_thread & buffers.fixed.keys():

@@ -20,6 +20,8 @@ from unrollbench.case import DTYPES
 from unrollbench.cells import Cell, LayerSpec, Stage
 from unrollbench.kernels import host
 
+SHARE_OF_SUMS = 0.375
+"""Of the second-level cache: for sums of the weight gradient, to which rows of gradients and operands are added."""
 Slots = Literal["time", "window", "single", "two", "tile"]
 
 
@@ -191,13 +193,23 @@ class LayerLayout:
             )
         return tuple(found)
 
+    def kernel_rows(self, s: StageLayout) -> int:
+        """Rows of a stage's kernel, those of x and those of the operand."""
+        return s.operand_size + (self.spec.input_size if s.stage.takes_input else 0)
+
+    def panels(self, s: StageLayout) -> int:
+        """How many groups of 4 columns of the weight gradient's sums the second-level cache keeps beside all else."""
+        kept = int(SHARE_OF_SUMS * host.second_level_cache_bytes()) // (self.kernel_rows(s) * 4 * self.width)
+        groups = -(-s.columns // 4)
+        return max(1, min(kept, -(-groups // self.threads)))
+
     @cached_property
     def fields(self) -> dict[str, int]:
         """Frame field -> byte offset. Addresses unless said otherwise.
 
         limit: the longest length, in steps; top: whether this is the top layer; thread: this thread's number; t: the
         time step, if stepwise; window: steps of the window that ran last, 0 before the first; counter: the barrier's;
-        x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient; zeros, one: constants; panel:
+        x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient; zeros, ones: constants; panel:
         scratch of the weight gradient;
         row...: this thread's first row and its tiles; block..., operand_block...: its first unit block and its groups.
         """
@@ -211,7 +223,7 @@ class LayerLayout:
             "d_x",
             "d_out",
             "zeros",
-            "one",
+            "ones",
             "panel",
             "t",
             "window",
@@ -222,7 +234,7 @@ class LayerLayout:
         for s in self.stages:
             i = s.index
             names += [f"gates_{i}", f"W_x_{i}", f"W_h_{i}", f"bias_{i}", f"W_xT_{i}", f"W_hT_{i}"]
-            names += [f"d_W_x_{i}", f"d_W_h_{i}", f"d_bias_{i}"]
+            names.append(f"d_kernel_{i}")
             names += [f"{kind}_{i}" for kind in ("block", "groups_big", "groups_small")]
             names += [f"{kind}_{i}" for kind in ("operand_block", "operand_groups_big", "operand_groups_small")]
             names += [f"{kind}{name}" for name in s.stage.diagonals for kind in ("", "d_")]

@@ -6,6 +6,7 @@ All are one register tile (`tile.tile`) with different strides; rows or columns 
 from __future__ import annotations
 
 from functools import cache, partial
+from textwrap import indent
 
 from unrollbench.case import DTYPES
 from unrollbench.kernels import host
@@ -13,7 +14,8 @@ from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.source import field, function
-from unrollbench.kernels.tile import tile
+from unrollbench.kernels.tile import copy_vectors, tile
+from unrollbench.kernels.transpose import transpose
 from unrollbench.kernels.words import copy_bytes, peek, poke
 
 ROW_TILE = 6
@@ -23,7 +25,7 @@ WIDE_ROWS, DEEP_ROWS, DEEP_PRODUCT = 96, 48, 1024
 """Rows that are taken through all columns before the next ones, so that they stay in the second-level cache: fewer
 where each is long (DEEP_PRODUCT elements and more)."""
 PANEL_ROWS = 128
-"""Rows of gradients packed into one contiguous panel: 128 rows x 4 vectors x 64 bytes fill a first-level cache."""
+"""Rows of gradients packed into contiguous panels: 128 rows x 4 vectors x 64 bytes fill a first-level cache."""
 
 
 @cache
@@ -37,6 +39,21 @@ def multiply(dtype: str) -> Kernel:
     """
     width = host.lanes(dtype) * DTYPES[dtype]
     passed = "count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row"
+    sizes = [(rows, columns) for columns in (4, 2, 1) for rows in (ROW_TILE, ROW_TILE - 1, 1)]
+    names = {
+        (rows, columns): f"tile_{rows}x{columns}" for rows, columns in sizes if rows != ROW_TILE - 1 or columns == 4
+    }
+
+    def tiles(columns: int) -> list[str]:
+        """The branch for a tile of so many columns."""
+        lines = [f"if tall:\n    {names[ROW_TILE, columns]}({passed})\n    row += {ROW_TILE}"]
+        if columns == 4:
+            lines += [f"elif exact:\n    {names[ROW_TILE - 1, 4]}({passed})\n    row += {ROW_TILE - 1}"]
+        return [*lines, f"else:\n    {names[1, columns]}({passed})\n    row += 1"]
+
+    def branch(columns: int) -> str:
+        return indent("\n".join(tiles(columns)), 20 * " ")
+
     text = f"""
 def multiply(rows, columns, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
     most = {WIDE_ROWS} if count < {DEEP_PRODUCT} else {DEEP_ROWS}
@@ -45,35 +62,26 @@ def multiply(rows, columns, count, a, a_row, a_k, w, w_column, w_k, start, start
         first, last, column = rows * block // blocks, rows * (block + 1) // blocks, 0
         tiles = (last - first + {ROW_TILE - 1}) // {ROW_TILE}
         smaller = tiles * {ROW_TILE} - (last - first)
-        exact = smaller <= tiles
-        end = last - smaller * {ROW_TILE - 1} if exact else last
         while column < columns:
             panel, s, o = w + column * w_column, start + column * {width}, out + column * {width}
-            wide, row = column + 4 <= columns, first
+            wide, left, row = column + 4 <= columns, columns - column, first
+            exact = wide and smaller <= tiles
+            end = last - smaller * {ROW_TILE - 1} if exact else last
             while row < last:
-                tall = row + {ROW_TILE} <= (end if wide else last)
-                if tall == 0 and start != out and last - first >= {ROW_TILE} and (wide and exact) == 0:
+                tall = row + {ROW_TILE} <= end
+                if tall == 0 and exact == 0 and start != out and last - first >= {ROW_TILE}:
                     row, tall = last - {ROW_TILE}, 1
                 at, s_at, o_at = a + row * a_row, s + row * start_row, o + row * out_row
-                if wide and tall:
-                    tile_{ROW_TILE}x4({passed})
-                    row += {ROW_TILE}
-                elif wide and exact:
-                    tile_{ROW_TILE - 1}x4({passed})
-                    row += {ROW_TILE - 1}
-                elif wide:
-                    tile_1x4({passed})
-                    row += 1
-                elif tall:
-                    tile_{ROW_TILE}x1({passed})
-                    row += {ROW_TILE}
+                if wide:
+{branch(4)}
+                elif left >= 2:
+{branch(2)}
                 else:
-                    tile_1x1({passed})
-                    row += 1
-            column += 4 if wide else 1
+{branch(1)}
+            column += 4 if wide else 2 if left >= 2 else 1
 """
-    sizes = ((ROW_TILE, 4), (ROW_TILE - 1, 4), (1, 4), (ROW_TILE, 1), (1, 1))
-    return kernel(text, "multiply", {f"tile_{rows}x{columns}": tile(dtype, rows, columns) for rows, columns in sizes})
+    called = {name: tile(dtype, rows, columns) for (rows, columns), name in names.items()}
+    return kernel(text, "multiply", called)
 
 
 def share(rows: str, threads: int) -> list[str]:
@@ -137,42 +145,49 @@ def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
 
 @cache
 def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
-    """`d_weights(f, t, slot, n)`: adds x^T . d_pre, operand^T . d_pre and column sums of n steps from t.
+    """`d_weights(f, t, slot, n)`: adds [x, operand, 1]^T . d_pre of n steps from t to the gradients of kernel and bias.
 
-    The steps that end at the longest length come first: their sums replace what was there.
+    They are one array, so that is one product. The steps that end at the longest length come first: their
+    sums replace what was there. Some columns of the sums at a time, as many as the second-level cache keeps, take all
+    rows; both operands are packed for that in the order in which tiles read them.
     """
     i, batch, itemsize, width = s.index, layout.batch, layout.itemsize, layout.width
     operand_row = layout.arrays[s.stage.operand].row_bytes
-    groups, panel_row = (s.columns + 3) // 4, 4 * width
+    groups, panel_row, panel_bytes = (s.columns + 3) // 4, 4 * width, PANEL_ROWS * 4 * width
     at = partial(field, layout)
     inputs = layout.spec.input_size if s.stage.takes_input else 0
-    terms = [  # rows of the gradient, its address, and the operand: its address and strides over rows and over k
-        (inputs, f"d_W_x_{i}", f"x + first * {x_row}, {itemsize}, {x_row}"),
-        (s.operand_size, f"d_W_h_{i}", f"operand + first * {operand_row}, {itemsize}, {operand_row}"),
-    ]
-    if s.stage.bias is not None:
-        terms.append((1, f"d_bias_{i}", f"{at('one')}, 0, 0"))
-    products = []
-    for rows, name, operand in terms:
-        products += [
-            f"out = {at(name)} + offset",
-            f"multiply({rows}, count, depth, {operand}, panel, {width}, {panel_row}, "
-            f"{at('zeros')} if replaces else out, start_row, out, {s.row_bytes})",
-        ]
+    depth_bytes, bias = PANEL_ROWS * itemsize, int(s.stage.bias is not None)
     lines = [
         f"thread, rows, latest = {at('thread')}, n * {batch}, t + n == {at('limit')}",
-        f"panel = {at('panel')} + thread * {PANEL_ROWS * panel_row}",
+        f"panels, packed = {at('panel')}, {at('panel')} + {layout.panels(s) * panel_bytes}",
         f"gates = {at(f'gates_{i}')} + t * {batch * s.row_bytes}",
         f"x, operand = {at('x')} + t * {batch * x_row}, {at(s.stage.operand)} + t * {batch * operand_row}",
-        f"for first in range(0, rows, {PANEL_ROWS}):",
-        f"    depth, replaces = min({PANEL_ROWS}, rows - first), latest and first == 0",
-        f"    start_row = 0 if replaces else {s.row_bytes}",
-        f"    for group in range({groups} * thread // {layout.threads}, {groups} * (thread + 1) // {layout.threads}):",
-        f"        count, offset = min(4, {s.columns} - group * 4), group * {panel_row}",
+        f"copy_bytes(packed + {layout.kernel_rows(s) * depth_bytes}, {at('ones')}, {depth_bytes})",
+        f"group, last_group = {groups} * thread // {layout.threads}, {groups} * (thread + 1) // {layout.threads}",
+        "while group < last_group:",
+        f"    end = min(last_group, group + {layout.panels(s)})",
+        f"    for first in range(0, rows, {PANEL_ROWS}):",
+        f"        depth, replaces = min({PANEL_ROWS}, rows - first), latest and first == 0",
+        f"        start_row = 0 if replaces else {s.row_bytes}",
+        f"        transpose(depth, {inputs}, x + first * {x_row}, {x_row}, packed, {depth_bytes})",
+        f"        transpose(depth, {s.operand_size}, operand + first * {operand_row}, {operand_row}, "
+        f"packed + {inputs * depth_bytes}, {depth_bytes})",
         "        for r in range(depth):",
-        f"            columns = gates + (first + r) * {s.row_bytes} + offset",
-        f"            copy_bytes(panel + r * {panel_row}, columns, count * {width})",
-        *(f"        {line}" for line in products),
+        f"            row, panel = gates + (first + r) * {s.row_bytes}, panels + r * {panel_row}",
+        "            for one in range(group, end):",
+        f"                if one * 4 + 4 <= {s.columns}:",
+        f"                    copy_4(panel, row + one * {panel_row})",
+        "                else:",
+        f"                    copy_bytes(panel, row + one * {panel_row}, ({s.columns} - one * 4) * {width})",
+        f"                panel += {panel_bytes}",
+        "        panel = panels",
+        "        for one in range(group, end):",
+        f"            count, offset = min(4, {s.columns} - one * 4), one * {panel_row}",
+        f"            out = {at(f'd_kernel_{i}')} + offset",
+        f"            multiply({layout.kernel_rows(s) + bias}, count, depth, packed, {depth_bytes}, {itemsize}, "
+        f"panel, {width}, {panel_row}, {at('zeros')} if replaces else out, start_row, out, {s.row_bytes})",
+        f"            panel += {panel_bytes}",
+        "    group = end",
     ]
     return _kernel("d_weights", layout, lines)
 
@@ -181,4 +196,6 @@ def _kernel(name: str, layout: LayerLayout, lines: list[str]) -> Kernel:
     """The kernel (f, t, slot, n) of those lines."""
     multiplier = multiply(layout.dtype)
     called = {"peek": peek, "poke": poke, "copy_bytes": copy_bytes, "multiply": multiplier.call}
-    return kernel(function(name, "f, t, slot, n", lines), name, called, [multiplier])
+    transposer = transpose(layout.dtype)
+    called |= {"copy_4": copy_vectors(layout.dtype, 4), "transpose": transposer.call}
+    return kernel(function(name, "f, t, slot, n", lines), name, called, [multiplier, transposer])

@@ -104,6 +104,19 @@ class _Tile:
 
 
 @cache
+def copy_vectors(dtype: str, count: int):
+    """A function (destination, origin) that copies so many vectors; the two must not overlap."""
+    ty = vector(dtype)
+    offsets = tuple(c * ty.size * ty.lanes for c in range(count))
+
+    def emit(builder, destination, origin):
+        emitted, stride = _Tile(builder, ty, 1, count), ir.Constant(I64, 0)
+        emitted.store(emitted.load(origin, stride, offsets), destination, stride, offsets)
+
+    return operation(emit)
+
+
+@cache
 def tile(dtype: str, rows: int, columns: int):
     """A function that multiplies a tile held in rows * columns registers:
 
