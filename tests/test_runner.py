@@ -120,6 +120,11 @@ def test_a_run_that_is_interrupted_keeps_what_is_finished_and_goes_on(tmp_path: 
         assert whole.finished_at is not None
 
 
+def interruptible() -> None:
+    """SIGINT interrupts, also where the tests themselves were started in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_runner_ended_with_its_worker_at_work_loses_nothing_finished(tmp_path: Path, sent: signal.Signals) -> None:
     path, scratch = tmp_path / "runs.sqlite", tmp_path / "scratch"
@@ -131,7 +136,9 @@ def test_a_runner_ended_with_its_worker_at_work_loses_nothing_finished(tmp_path:
         f"t.execute(t.planned(*t.variants('fake_slow', 4)), t.Store({str(path)!r}))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
-    process = subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stderr=subprocess.DEVNULL, preexec_fn=interruptible
+    )
     wait_for_measurements(path, 1, process)
     server = only_child(process.pid)
     process.send_signal(sent)

@@ -291,6 +291,7 @@ class Buffers:
     def workspace_bytes(self) -> int:
         """Everything else that belongs to the program, results included."""
         total = sum(a.nbytes for b in self.layers for group in (b.fixed, b.timed) for a in group.values())
+        total += self._panel.nbytes + self._zeros.nbytes + self._ones.nbytes
         return total - self.weight_bytes - self.saved_bytes
 
 
