@@ -89,6 +89,18 @@ def test_sigmoid_and_tanh_pass_nan_through_and_take_infinities_to_their_limits(d
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_every_nan_stays_nan_whatever_its_bits(dtype: str) -> None:
+    integer, mantissa = {"float32": (np.int32, 23), "float64": (np.int64, 52)}[dtype]
+    quiet = np.array([np.nan], dtype).view(integer)
+    payloads = np.random.default_rng(4).integers(0, 2 ** (mantissa - 1), 1000).astype(integer)
+    nan = (quiet | payloads).view(dtype)
+    assert np.isnan(nan).all()
+    for function in (functions.sigmoid, functions.tanh):
+        assert np.isnan(applied(function, nan)).all()
+    assert np.isnan(applied(sigmoid_times_tanh, nan, np.ones_like(nan))).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_tanh_of_a_subnormal_number_is_that_number(dtype: str) -> None:
     smallest = np.finfo(dtype).smallest_subnormal
     x = np.array([smallest, -smallest, 1000 * smallest, np.finfo(dtype).tiny], dtype)

@@ -127,16 +127,20 @@ from tests.adversarial import CELLS, SMALL
 from tests.backends.numba_programs import check, run
 from tests.kernels.guarded import guarded, guarded_copy
 from unrollbench.backends.numba_cpu import NetworkProgram
-from unrollbench.case import Case
+from unrollbench.case import Case, CellOptions
 from unrollbench.kernels import pack
 from unrollbench.schedule import of_case
 from unrollbench.tensors import draw
 from unrollbench.kernels.spec import spec_of
 pack.aligned = guarded
+wide = CellOptions(num_proj=200)
 for axes in (
     {**CELLS["lstm with everything"], "batch_size": 5, "num_units": 19},
     {**CELLS["gru"], "num_units": (7, 20), "num_layers": 2, "threads": 2, "mode": "forward"},
     {**CELLS["basic_rnn"], "batch_size": 1, "num_units": 1, "input_size": 1, "execution": "static", "dtype": "float64"},
+    {**CELLS["gru"], "num_units": 70, "num_layers": 2, "mode": "forward", "parallel_iterations": 1},
+    {"cell": "lstm", "cell_options": wide, "num_units": 210, "mode": "forward", "parallel_iterations": 1},
+    {"cell": "lstm", "cell_options": wide, "num_units": 210, "mode": "forward", "execution": "stepwise", "threads": 2},
 ):
     case = Case(**{**SMALL, **axes})
     tensors = draw(case)

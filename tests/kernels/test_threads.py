@@ -60,7 +60,7 @@ def test_every_thread_of_a_team_runs_the_function_once_per_run(size: int) -> Non
 @cache
 def take_turns(size: int) -> Kernel:
     """Each round every thread writes the round into its cell, waits, adds up what it sees of the others, and waits."""
-    barrier, peek, poke = THREADS.barrier, WORDS.peek, WORDS.poke
+    barrier, peek, poke = THREADS.barrier_kernel().call, WORDS.peek, WORDS.poke
 
     def run(frame):  # type: ignore[no-untyped-def]
         counter, cells, own = peek(frame, 8 * COUNTER), peek(frame, 8 * CELLS), peek(frame, 8 * OWN)

@@ -41,7 +41,7 @@ class Buffers:
         self.lengths = np.zeros(spec.batch_size, np.int64)
         self.counter = np.zeros(8, np.int64)
         self.steps = 0
-        widest = max(max(s.row_bytes for s in layout.stages) for layout in network.layouts)
+        widest = max(s.columns * layout.width for layout in network.layouts for s in layout.stages)
         widest = max(widest, max(layout.padded(layout.spec.input_size) * layout.itemsize for layout in network.layouts))
         self._zeros = pack.aligned((widest // network.layouts[0].itemsize,), spec.dtype)
         self._ones = np.ones(PANEL_ROWS, spec.dtype)

@@ -86,7 +86,7 @@ def _walk(
 
 @cache
 def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
-    namespace, uses = {"peek": peek, **threads.waiting(layout.threads)}, []
+    namespace, uses = {"peek": peek, **threads.waiting(layout.threads)}, [*threads.waits(layout.threads)]
     for s in layout.stages:
         added = tuple(product for product in forward.products(layout, s, inputs) if product is not None)
         for rows, _ in layout.rows.sizes:
@@ -103,7 +103,7 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
 
 @cache
 def _backward_step(layout: LayerLayout) -> Kernel:
-    namespace, uses = {"peek": peek, **threads.waiting(layout.threads)}, []
+    namespace, uses = {"peek": peek, **threads.waiting(layout.threads)}, [*threads.waits(layout.threads)]
     for s in layout.stages:
         added = (tile.Product(s.row_bytes // layout.itemsize, s.row_bytes),)
         for rows, _ in layout.rows.sizes:

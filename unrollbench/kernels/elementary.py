@@ -129,19 +129,15 @@ class Emitter:
         shifted = self.fma(x, self.constant(factor), magic)
         return self.sub(shifted, magic), shifted
 
-    def power_of_two(self, s: Value, start: Value) -> Value:
-        """The bits `start` with n added to the exponent, for the s of `whole`."""
-        mantissa = self.integer(self.format.mantissa)
+    def power_of_two(self, s: Value) -> Value:
+        """2^n for the s of `whole`; anything, where that came from NaN."""
+        mantissa, one = self.integer(self.format.mantissa), self.integer(self.format.bias << self.format.mantissa)
 
-        def instruction(s: Value, start: Value) -> Value:
+        def instruction(s: Value) -> Value:
             exponent = self.builder.shl(self.builder.bitcast(s, self.integers), mantissa)
-            return self.builder.bitcast(self.builder.add(exponent, start), self.llvm)
+            return self.builder.bitcast(self.builder.add(exponent, one), self.llvm)
 
-        return self.each(instruction, s, start)
-
-    def bits_of(self, x: Value) -> Value:
-        """The bits of x, as integers."""
-        return self.each(lambda one: self.builder.bitcast(one, self.integers), x)
+        return self.each(instruction, s)
 
     def reciprocal(self, x: Value) -> Value:
         """1/x within 1 ulp for normal x >= 0.5; by an estimate and Newton's iteration where that beats a division."""
@@ -172,8 +168,8 @@ def _sigmoid(e: Emitter, x: Value) -> tuple[Value, Value]:
     s = e.fma(n, e.constant(f.ln2_low), e.fma(n, e.constant(f.ln2_high), x))
     ascending = (1.0, 1.0, *reversed(f.series))
     signed = [(-1) ** power * value for power, value in enumerate(ascending)]
-    exponential = e.power_of_two(shifted, e.bits_of(e.polynomial(signed[::-1], s)))
-    return e.constant(1.0), e.add(exponential, e.constant(1.0))
+    one = e.constant(1.0)
+    return one, e.fma(e.polynomial(signed[::-1], s), e.power_of_two(shifted), one)
 
 
 def _tanh(e: Emitter, x: Value) -> tuple[Value, Value]:
@@ -190,7 +186,7 @@ def _tanh(e: Emitter, x: Value) -> tuple[Value, Value]:
         s = e.fma(n, e.constant(-f.ln2_low / 2), e.fma(n, e.constant(-f.ln2_high / 2), x))
     doubled = [value * 2 ** (power + 1) for power, value in enumerate(reversed(f.series))]
     p = e.fma(e.mul(e.polynomial(doubled[::-1], s), s), s, s)
-    scale = e.power_of_two(shifted, e.integer(f.bias << f.mantissa))
+    scale = e.power_of_two(shifted)
     below = e.fma(scale, p, e.fma(scale, e.constant(0.5), e.constant(-0.5)))
     return below, e.add(below, e.constant(1.0))
 

@@ -210,8 +210,8 @@ class LayerLayout:
         limit: the longest length, in steps; top: whether this is the top layer; thread: this thread's number; t: the
         time step, if stepwise; window: steps of the window that ran last, 0 before the first; counter: the barrier's;
         x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient; zeros, ones: constants; panel:
-        scratch of the weight gradient;
-        row...: this thread's first row and its tiles; block..., operand_block...: its first unit block and its groups.
+        scratch of the weight gradient; row...: this thread's first row and its tiles; block..., operand_block...: its
+        first unit block and its groups.
         """
         names = [
             "limit",

@@ -1,9 +1,10 @@
 """Kernel text to machine code without type inference: every value is an int64, every call an instruction or a kernel.
 
 What the generator of this package writes is a small part of Python: names, integers, + - * // % &, comparisons, `and`,
-a conditional expression, assignment (of several at once too), `if`, `while`, `for` over a `range`, `return`, and calls
-of `min` and of what the namespace holds. It means what it means in Python, but for integers beyond 64 bits. Numba would
-take this text as well, but spend more time on finding out that all of it are integers than LLVM takes for the code.
+a conditional expression, assignment (of several at once too), `if`, `while`, `for` over a rising `range`, `return`, and
+calls of `min` and of what the namespace holds. It means what it means in Python, but for integers beyond 64 bits.
+Numba would take this text as well, but it spends more time on finding out that all of it are integers than LLVM takes
+for the code.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ class _Body:
                 self._if(test, body, orelse)
             case ast.While(test=test, body=body, orelse=[]):
                 self._loop(lambda: self.condition(test), body)
-            case ast.For(target=ast.Name(id=name), iter=ast.Call(func=ast.Name(id="range"), args=args), orelse=[]):
-                self._for(name, args, statement.body)
+            case ast.For(target=ast.Name(id=name), iter=ast.Call(func=ast.Name(id="range")) as counted, orelse=[]):
+                self._for(name, counted, statement.body)
             case ast.Return(value=None):
                 self.builder.branch(self.end)
             case _:
@@ -126,11 +127,18 @@ class _Body:
             builder.branch(head)
         builder.position_at_end(after)
 
-    def _for(self, name: str, args: list[ast.expr], body: list[ast.stmt]) -> None:
-        """A loop over range(stop) or range(start, stop[, step]) with a step above 0; its own count is not `name`."""
-        builder = self.builder
-        start, stop = (ir.Constant(I64, 0), self.value(args[0])) if len(args) == 1 else map(self.value, args[:2])
-        step = self.value(args[2]) if len(args) == 3 else ir.Constant(I64, 1)
+    def _for(self, name: str, counted: ast.Call, body: list[ast.stmt]) -> None:
+        """A loop over range(stop) or range(start, stop[, step]), the step a number above 0; `name` is not its count."""
+        match counted.args:
+            case [_] | [_, _]:
+                pass
+            case [_, _, ast.Constant(value=int(number))] if number > 0:
+                pass
+            case _:
+                raise _unknown(counted)
+        builder, args = self.builder, [self.value(argument) for argument in counted.args]
+        start, stop = (ir.Constant(I64, 0), args[0]) if len(args) == 1 else args[:2]
+        step = args[2] if len(args) == 3 else ir.Constant(I64, 1)
         count = cgutils.alloca_once(builder, I64)
         builder.store(start, count)
 
@@ -158,7 +166,7 @@ class _Body:
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return builder.neg(self.value(operand))
             case ast.IfExp(test=test, body=body, orelse=orelse):
-                return builder.select(self.condition(test), self.value(body), self.value(orelse))
+                return self._either(test, body, orelse)
             case ast.Call(func=ast.Name(id="min"), args=[left, right]):
                 first, second = self.value(left), self.value(right)
                 return builder.select(builder.icmp_signed("<", second, first), second, first)
@@ -195,6 +203,22 @@ class _Body:
             case _:
                 return builder.icmp_signed("!=", self.value(node), ir.Constant(I64, 0))
 
+    def _either(self, test: ast.expr, body: ast.expr, orelse: ast.expr) -> Any:
+        """One of two values; the other is not computed."""
+        builder = self.builder
+        then, otherwise, after = (builder.append_basic_block() for _ in range(3))
+        builder.cbranch(self.condition(test), then, otherwise)
+        found = []
+        for block, node in ((then, body), (otherwise, orelse)):
+            builder.position_at_end(block)
+            found.append((self.value(node), builder.block))
+            builder.branch(after)
+        builder.position_at_end(after)
+        phi = builder.phi(I64)
+        for value, block in found:
+            phi.add_incoming(value, block)
+        return phi
+
     def _binary(self, node: ast.BinOp | ast.AugAssign, left: Any, right: Any) -> Any:
         if type(node.op) in ARITHMETIC:
             return getattr(self.builder, ARITHMETIC[type(node.op)])(left, right)
@@ -219,4 +243,5 @@ class _Body:
 
 
 def _unknown(node: ast.AST) -> SyntaxError:
-    return SyntaxError(f"{ast.unparse(node)!r} is no statement or value that kernel text may have")
+    place = f"line {node.lineno}: " if hasattr(node, "lineno") else ""
+    return SyntaxError(f"{place}{ast.unparse(node)!r} is no statement or value that kernel text may have")

@@ -91,7 +91,8 @@ def compile_network(spec: NetworkSpec, schedule: Schedule, phases: Phases) -> Ne
         kernels = _kernels(spec, planned)
         namespace = {name: compiled.call for name, compiled in kernels.items()}
         namespace |= {"peek": peek, **threads.waiting(spec.threads)}
-        entries = {name: kernel(text, name, namespace, kernels.values()) for name, text in texts.items()}
+        uses = [*kernels.values(), *threads.waits(spec.threads)]
+        entries = {name: kernel(text, name, namespace, uses) for name, text in texts.items()}
     return Network(spec, schedule, planned, texts, entries)
 
 

@@ -39,17 +39,16 @@ def multiply(dtype: str) -> Kernel:
     """
     width = host.lanes(dtype) * DTYPES[dtype]
     passed = "count, at, a_row, a_k, panel, w_column, w_k, s_at, start_row, o_at, out_row"
-    sizes = [(rows, columns) for columns in (4, 2, 1) for rows in (ROW_TILE, ROW_TILE - 1, 1)]
-    names = {
-        (rows, columns): f"tile_{rows}x{columns}" for rows, columns in sizes if rows != ROW_TILE - 1 or columns == 4
-    }
+    smaller = ROW_TILE - 1
+    sizes = ((ROW_TILE, 4), (smaller, 4), (1, 4), (ROW_TILE, 2), (1, 2), (ROW_TILE, 1), (1, 1))
+
+    def call(rows: int, columns: int) -> str:
+        return f"    tile_{rows}x{columns}({passed})\n    row += {rows}"
 
     def tiles(columns: int) -> list[str]:
         """The branch for a tile of so many columns."""
-        lines = [f"if tall:\n    {names[ROW_TILE, columns]}({passed})\n    row += {ROW_TILE}"]
-        if columns == 4:
-            lines += [f"elif exact:\n    {names[ROW_TILE - 1, 4]}({passed})\n    row += {ROW_TILE - 1}"]
-        return [*lines, f"else:\n    {names[1, columns]}({passed})\n    row += 1"]
+        fitting = [f"elif exact:\n{call(smaller, columns)}"] if (smaller, columns) in sizes else []
+        return [f"if tall:\n{call(ROW_TILE, columns)}", *fitting, f"else:\n{call(1, columns)}"]
 
     def branch(columns: int) -> str:
         return indent("\n".join(tiles(columns)), 20 * " ")
@@ -80,8 +79,7 @@ def multiply(rows, columns, count, a, a_row, a_k, w, w_column, w_k, start, start
 {branch(1)}
             column += 4 if wide else 2 if left >= 2 else 1
 """
-    called = {name: tile(dtype, rows, columns) for (rows, columns), name in names.items()}
-    return kernel(text, "multiply", called)
+    return kernel(text, "multiply", {f"tile_{rows}x{columns}": tile(dtype, rows, columns) for rows, columns in sizes})
 
 
 def share(rows: str, threads: int) -> list[str]:

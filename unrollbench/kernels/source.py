@@ -1,6 +1,6 @@
-"""Generated program text: pieces that kernels share, and turning text into functions.
+"""Generated program text: pieces that kernels share, and turning text into Python functions.
 
-Text is registered with `linecache`, so that tracebacks and `inspect.getsource` show it.
+The text of such a function is registered with `linecache`, so that tracebacks and `inspect.getsource` show it.
 """
 
 from __future__ import annotations

@@ -58,9 +58,11 @@ def relax(spins):
         _sched_yield()
 
 
-@njit(error_model="numpy", nogil=True, no_cpython_wrapper=True)
 def barrier(counter, threads):
-    """Returns when all `threads` have called it; `counter` is the address of an int64 that only barriers touch."""
+    """Returns when all `threads` have called it; `counter` is the address of an int64 that only barriers touch.
+
+    Compiled by `barrier_kernel`.
+    """
     if threads > 1:
         target = (add_atomic(counter, 1) // threads + 1) * threads
         spins = 0
@@ -70,15 +72,19 @@ def barrier(counter, threads):
 
 
 @cache
-def waiting(threads: int) -> dict[str, Any]:
-    """What kernels' text that waits for so many threads calls, by name: nothing, where there is but one."""
-    return {"barrier": barrier_kernel().call} if threads > 1 else {}
-
-
-@cache
 def barrier_kernel() -> Kernel:
     """`barrier`, compiled once for all programs."""
-    return Kernel("barrier", barrier.py_func, 2)
+    return Kernel("barrier", barrier, 2)
+
+
+def waits(threads: int) -> list[Kernel]:
+    """The kernels with which so many threads wait for each other: none, where there is but one."""
+    return [barrier_kernel()] if threads > 1 else []
+
+
+def waiting(threads: int) -> dict[str, Any]:
+    """What kernels' text that waits for so many threads calls, by name."""
+    return {kernel.name: kernel.call for kernel in waits(threads)}
 
 
 @cache
