@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pytest
 
+from unrollbench import cells
 from unrollbench.case import Case, CellOptions
 from unrollbench.tensors import Tensors, draw
 
@@ -118,3 +120,12 @@ POISONED = (
     ),
 )
 """Every row must hold for `unrollbench.rnn` and the reference; a backend is given inputs that are finite everywhere."""
+
+
+def stages() -> list[Any]:
+    """Every stage of every cell and option as a test's parameter, with float64 constants."""
+    found = []
+    for name, axes in CELLS.items():
+        cell = cells.load(axes["cell"], axes.get("cell_options", CellOptions()), "float64")
+        found += [pytest.param(stage, id=f"{name}: {' '.join(stage.gates)}") for stage in cell.stages]
+    return found

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.adversarial import CELLS
+from tests.adversarial import CELLS, stages
 from unrollbench import cells, reference
 from unrollbench.case import Case, CellOptions
 from unrollbench.cells import Cell, LayerSpec, Stage
@@ -52,15 +51,6 @@ def test_a_step_of_the_equations_is_a_step_of_the_reference(name: str) -> None:
     got = one_step(spec_of(case), tensors.weights[0], tensors.inputs[0], tensors.initial_state[0])
     for mine, theirs in zip(got, wanted, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=16 * np.finfo(np.float64).eps)
-
-
-def stages() -> list[Any]:
-    """Every stage of every cell and option, with float64 constants."""
-    found = []
-    for name, axes in CELLS.items():
-        cell = cells.load(axes["cell"], axes.get("cell_options", CellOptions()), "float64")
-        found += [pytest.param(stage, id=f"{name}: {' '.join(stage.gates)}") for stage in cell.stages]
-    return found
 
 
 def results_that_count(stage: Stage, arguments: Sequence[Array]) -> list[Array]:

@@ -8,23 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.adversarial import CELLS
+from tests.adversarial import stages
 from tests.kernels.vectors import applied
-from unrollbench import cells
-from unrollbench.case import CellOptions
 from unrollbench.cells import Stage, functions
 from unrollbench.kernels.expression import Expression, uses
 
 RNG = np.random.default_rng(0)
-
-
-def stages() -> list[Any]:
-    """Every stage of every cell and option, in float64."""
-    found = []
-    for name, axes in CELLS.items():
-        cell = cells.load(axes["cell"], axes.get("cell_options", CellOptions()), "float64")
-        found += [pytest.param(stage, id=f"{name}: {' '.join(stage.gates)}") for stage in cell.stages]
-    return found
 
 
 def drawn(count: int) -> list[np.ndarray[Any, np.dtype[Any]]]:

@@ -58,8 +58,8 @@ class Emitter:
     """Builds each instruction for `count` vectors of one type, one after the other.
 
     So their chains stand side by side. A function is a chain of some 20 instructions that wait for each other, and a
-    core looks about 100 ahead: a vector of LSTM units took 92 cycles by itself, 65 beside one or two others, 58 beside
-    three and 55 beside five. `constant` is a number in every lane.
+    core looks about 100 ahead: a vector of LSTM units took 80 cycles by itself, 62 and 60 beside one and two others, 54
+    beside three and 53 beside five. `constant` is a number in every lane.
     """
 
     def __init__(self, builder: ir.IRBuilder, ty: Vector, count: int = 1) -> None:
