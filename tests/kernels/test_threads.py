@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from numba import types
 
 from unrollbench.kernels import threads, words
 from unrollbench.kernels.build import Kernel
+from unrollbench.kernels.lowering import kernel
+from unrollbench.kernels.source import function
 from unrollbench.kernels.threads import Team
 
 WORDS: Any = words
@@ -38,13 +39,8 @@ def team_of(size: int) -> Iterator[Team]:
 @cache
 def count() -> int:
     """The address of a function that adds 1 to field 0 of its frame."""
-    peek, poke = WORDS.peek, WORDS.poke
-
-    def run(frame):  # type: ignore[no-untyped-def]
-        poke(frame, peek(frame, 0) + 1)
-
-    count.kernel = Kernel("run", run, 1)  # type: ignore[attr-defined]
-    return count.kernel.address  # type: ignore[attr-defined, no-any-return]
+    text = function("run", "frame", ["poke(frame, peek(frame, 0) + 1)"])
+    return kernel(text, "run", {"peek": WORDS.peek, "poke": WORDS.poke}).address
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -60,19 +56,19 @@ def test_every_thread_of_a_team_runs_the_function_once_per_run(size: int) -> Non
 @cache
 def take_turns(size: int) -> Kernel:
     """Each round every thread writes the round into its cell, waits, adds up what it sees of the others, and waits."""
-    barrier, peek, poke = THREADS.barrier_kernel().call, WORDS.peek, WORDS.poke
-
-    def run(frame):  # type: ignore[no-untyped-def]
-        counter, cells, own = peek(frame, 8 * COUNTER), peek(frame, 8 * CELLS), peek(frame, 8 * OWN)
-        for number in range(peek(frame, 8 * ROUNDS)):
-            poke(cells + 64 * own, number)
-            barrier(counter, size)
-            for other in range(size):
-                if peek(cells, 64 * other) != number:
-                    poke(frame + 8 * OTHERS, peek(frame, 8 * OTHERS) + 1)
-            barrier(counter, size)
-
-    return Kernel("run", run, 1)
+    text = f"""
+def run(frame):
+    counter, cells, own = peek(frame, {8 * COUNTER}), peek(frame, {8 * CELLS}), peek(frame, {8 * OWN})
+    for number in range(peek(frame, {8 * ROUNDS})):
+        poke(cells + 64 * own, number)
+        barrier(counter, {size})
+        for other in range({size}):
+            if peek(cells, 64 * other) != number:
+                poke(frame + {8 * OTHERS}, peek(frame, {8 * OTHERS}) + 1)
+        barrier(counter, {size})
+"""
+    waits = THREADS.barrier_kernel()
+    return kernel(text, "run", {"peek": WORDS.peek, "poke": WORDS.poke, "barrier": waits.call}, [waits])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -151,13 +147,9 @@ def test_processor_time_is_that_of_every_thread() -> None:
 @cache
 def place() -> int:
     """The address of a function that writes the number of the processor that it runs on to field 0 of its frame."""
-    poke = WORDS.poke
-    processor = types.ExternalFunction("sched_getcpu", types.int32())
-
-    def run(f):  # type: ignore[no-untyped-def]
-        poke(f, processor())
-
-    return Kernel("place", run, 1).address
+    processor = WORDS.c_function("sched_getcpu", [])
+    text = function("place", "f", ["poke(f, processor())"])
+    return kernel(text, "place", {"poke": WORDS.poke, "processor": processor}).address
 
 
 def test_every_thread_of_a_team_has_a_processor_to_itself_during_a_run() -> None:

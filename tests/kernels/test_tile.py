@@ -13,17 +13,12 @@ from unrollbench.kernels import tile as tiles
 from unrollbench.kernels.build import Kernel
 from unrollbench.tensors import Array
 
-TILES: Any = tiles  # untyped: its functions are Numba intrinsics
+TILES: Any = tiles  # untyped, as what writes LLVM's instructions is
 
 
 def tile_kernel(dtype: str, rows: int, columns: int) -> Kernel:
     """A kernel with the arguments of `tile.tile`."""
-    tile = TILES.tile(dtype, rows, columns)
-
-    def run(K, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):  # type: ignore[no-untyped-def]
-        tile(K, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row)
-
-    return Kernel("run", run, 11)
+    return Kernel("run", TILES.tile(dtype, rows, columns), 11)
 
 
 def drawn(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
@@ -106,11 +101,7 @@ def test_a_steps_tile_adds_to_its_result_whatever_it_asks_for_meanwhile() -> Non
     width = 4 * lanes
     ends = TILES.Ends(3 * width, (0, 2 * width))
     tile = TILES.step_tile(dtype, rows, ends, ends, (TILES.Product(5, 7 * 4),), True)
-
-    def run(start, out, a, w, ahead, ahead_k):  # type: ignore[no-untyped-def]
-        tile(start, out, a, w, ahead, ahead_k)
-
-    kernel = Kernel("run", run, 6)
+    kernel = Kernel("run", tile, 6)
     a, w, start = drawn(rng, (rows, 7), dtype), drawn(rng, (2, 5, lanes), dtype), drawn(rng, (rows, 3 * lanes), dtype)
     wanted = placed(start, np.einsum("rk,ckl->rcl", a[:, :5], w), (0, 2 * width))
     for ahead, ahead_k in ((w.ctypes.data, width), (0, 0), (0, 1 << 40)):  # no address that is asked for can fail
@@ -126,11 +117,7 @@ def test_a_steps_tile_adds_up_two_products_from_a_row_that_all_rows_share(rows: 
     start_ends, out_ends = TILES.Ends(0, (0, 3 * width)), TILES.Ends(2 * width, (0, width))
     products = (TILES.Product(5, 7 * 8), TILES.Product(9, 9 * 8))
     tile = TILES.step_tile(dtype, rows, start_ends, out_ends, products, False)
-
-    def run(start, out, x, W_x, h, W_h):  # type: ignore[no-untyped-def]
-        tile(start, out, x, W_x, h, W_h)
-
-    kernel = Kernel("run", run, 6)
+    kernel = Kernel("run", tile, 6)
     x, h = drawn(rng, (rows, 7), dtype), drawn(rng, (rows, 9), dtype)
     W_x, W_h = drawn(rng, (2, 5, lanes), dtype), drawn(rng, (2, 9, lanes), dtype)
     bias, out = drawn(rng, (4, lanes), dtype), pack.aligned((rows, 2, lanes), dtype)

@@ -11,13 +11,13 @@ from unrollbench.kernels import host, pack
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.equations import Equations, Place, on_tile
 from unrollbench.kernels.expression import Expression
-from unrollbench.kernels.source import define
+from unrollbench.kernels.lowering import kernel
 from unrollbench.tensors import Array
 
 
-def call(kernel: Kernel, *arguments: int) -> None:
+def call(called: Kernel, *arguments: int) -> None:
     """Calls a compiled kernel with integer arguments."""
-    ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(arguments))(kernel.address)(*arguments)
+    ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(arguments))(called.address)(*arguments)
 
 
 def applied(function: Callable[..., Any], *arrays: Array, registers: int = 1) -> Array:
@@ -43,4 +43,4 @@ def _loop(function: Callable[..., Any], dtype: str, registers: int, arguments: i
     text = f"def loop(blocks, out, {', '.join(names)}):\n"
     text += f"    for at in range(0, blocks * {step}, {step}):\n"
     text += f"        tile({', '.join(f'{name} + at' for name in (*names, 'out'))})\n"
-    return Kernel("loop", define(text, "loop", {"tile": tile}), arguments + 2)
+    return kernel(text, "loop", {"tile": tile})

@@ -1,22 +1,27 @@
-"""Compiles kernels to machine code and says what the build cost: typing, LLVM, bytes of code."""
+"""Compiles kernels to machine code and says what the build cost: writing instructions, LLVM, bytes of code."""
 
 from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, ClassVar
 
 from llvmlite import ir
-from numba import types
-from numba.core import event
-from numba.core.ccallback import CFunc
+from numba.core.codegen import JITCPUCodegen
+from numba.core.compiler_lock import global_compiler_lock
 
-from unrollbench.kernels.words import operation
+from unrollbench.kernels.words import Emit
 
-LOWERING = ("native_lowering", "nopython_backend", "native_parfor_lowering")
-"""Numba passes that produce machine code; all others turn bytecode into typed Numba IR."""
+I64 = ir.IntType(64)
+
+
+@cache
+def _code_generator() -> JITCPUCodegen:
+    """Numba's, for this processor: its LLVM target, its passes, its way of loading code."""
+    return JITCPUCodegen("unrollbench")
 
 
 class Kernel:
@@ -24,41 +29,52 @@ class Kernel:
 
     Kernels call each other by address and are never linked into one another: each is optimised once, however often it
     is called, so a program of a thousand steps builds in the time of one step and a thousand call instructions.
+
+    emit(builder, *arguments) writes the function's instructions.
     """
 
     compiled: ClassVar[int] = 0
     """Kernels that this process has compiled so far."""
+    emission_s: ClassVar[float] = 0.0
+    """Seconds that this process has spent on writing the instructions of kernels so far."""
 
-    def __init__(self, name: str, function: Callable[..., None], arguments: int, uses: Iterable[Kernel] = ()) -> None:
-        self.name, self.uses = name, tuple(uses)
+    def __init__(self, name: str, emit: Emit, arguments: int, uses: Iterable[Kernel] = ()) -> None:
+        self.name, self.arguments, self.uses = name, arguments, tuple(uses)
         Kernel.compiled += 1
-        self._compiled: Any = CFunc(function, ((types.intp,) * arguments, types.void), {}, {"error_model": "numpy"})
-        self._compiled.compile()
-        self.call = _call_by_address(self.address, arguments)
-
-    @property
-    def address(self) -> int:
-        return int(self._compiled.address)
+        symbol = f"{name}.{Kernel.compiled}"
+        with global_compiler_lock:
+            self._library: Any = _code_generator().create_library(symbol)
+            self._library.enable_object_caching()
+            module = self._library.create_ir_module(symbol)
+            started = time.perf_counter()
+            function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * arguments), symbol)
+            function.attributes.add("nounwind")
+            builder = ir.IRBuilder(function.append_basic_block("entry"))
+            emit(builder, *function.args)
+            builder.ret_void()
+            Kernel.emission_s += time.perf_counter() - started
+            self._library.add_ir_module(module)
+            self._library.finalize()
+        self.address = int(self._library.get_pointer_to_function(symbol))
 
     @property
     def code_bytes(self) -> int | None:
         """Bytes of this kernel's machine code, callees not included; None where the object format is not ELF."""
-        return _executable_bytes(self._compiled._library._get_compiled_object())
+        return _executable_bytes(self._library._get_compiled_object())
+
+    def call(self, builder: Any, *args: Any) -> None:
+        """Emits a call of this kernel."""
+        target = ir.FunctionType(ir.VoidType(), [I64] * self.arguments).as_pointer()
+        builder.call(builder.inttoptr(ir.Constant(I64, self.address), target), args)
+
+    @property
+    def listing(self) -> str:
+        """Its machine code as assembly."""
+        return str(self._library.get_asm_str())
 
     def reachable(self) -> set[Kernel]:
         """This kernel and all that it calls, directly or not."""
         return {self}.union(*(kernel.reachable() for kernel in self.uses))
-
-
-def _call_by_address(address: int, arguments: int) -> Any:
-    """An operation with that many integer arguments that calls the C function at `address`."""
-
-    def emit(builder: Any, *args: Any) -> None:
-        word = ir.IntType(64)
-        target = ir.FunctionType(ir.VoidType(), [word] * arguments).as_pointer()
-        builder.call(builder.inttoptr(ir.Constant(word, address), target), args)
-
-    return operation(emit, [f"a{index}" for index in range(arguments)])
 
 
 class Phases:
@@ -82,24 +98,13 @@ class Phases:
 
     @contextmanager
     def compiling(self) -> Iterator[None]:
-        """Splits Numba's work inside into "typing" (bytecode to typed IR) and "llvm" (from there to machine code)."""
-        with self.measure("llvm"), event.install_listener("numba:run_pass", _PassListener(self)):
+        """Splits the time inside into "codegen" (writing the instructions of kernels) and "llvm" (all else)."""
+        before = Kernel.emission_s
+        with self.measure("llvm"):
             yield
-
-
-class _PassListener(event.Listener):
-    """Books every Numba pass that is not lowering to "typing"; passes nest, since typing a call compiles the callee."""
-
-    def __init__(self, phases: Phases) -> None:
-        self._phases, self._open = phases, []  # type: tuple[Phases, list[Any]]
-
-    def on_start(self, event: Any) -> None:
-        name = "llvm" if event.data["name"].split(" ")[0] in LOWERING else "typing"
-        self._open.append(self._phases.measure(name))
-        self._open[-1].__enter__()
-
-    def on_end(self, event: Any) -> None:
-        self._open.pop().__exit__(None, None, None)
+        spent = Kernel.emission_s - before
+        self.seconds["codegen"] = self.seconds.get("codegen", 0.0) + spent
+        self.seconds["llvm"] -= spent
 
 
 def _executable_bytes(elf: bytes) -> int | None:

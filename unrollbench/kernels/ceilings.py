@@ -9,18 +9,19 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from unrollbench.case import DTYPES
 from unrollbench.kernels import host, pack
 from unrollbench.kernels.build import Kernel
+from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.simd import multiply_add, vector
+from unrollbench.kernels.source import function
 from unrollbench.kernels.threads import Team
-from unrollbench.kernels.words import peek
+from unrollbench.kernels.words import Emit, peek
 from unrollbench.records import Ceiling
 from unrollbench.roofline import MULTIPLY_ADD, READ, UNDISTURBED_SHARE
 
@@ -48,7 +49,7 @@ def measure(
         flops = 2 * CHAINS * host.lanes(dtype) * count * threads
         best = _best(team, _multiply_adds(dtype), [(0, 0, count)] * threads, try_s)
         yield Ceiling(MULTIPLY_ADD, dtype, threads, flops / best.seconds / 1e9, "GFLOP/s", None, best.processor_share)
-        kernel = _reads(dtype)
+        reads = _reads(dtype)
         for size in SIZES_BYTES if sizes_bytes is None else sizes_bytes:
             buffers = [pack.aligned((size // DTYPES[dtype],), dtype) for _ in range(threads)]
             for buffer in buffers:
@@ -56,7 +57,7 @@ def measure(
             rounds = max(1, ROUND_BYTES // size)
             step = CHAINS * host.lanes(dtype) * DTYPES[dtype]
             moved = size // step * step * rounds * threads  # what is left of a whole step is not read
-            best = _best(team, kernel, [(buffer.ctypes.data, size, rounds) for buffer in buffers], try_s)
+            best = _best(team, reads, [(buffer.ctypes.data, size, rounds) for buffer in buffers], try_s)
             yield Ceiling(READ, dtype, threads, moved / best.seconds / 1e9, "GB/s", size, best.processor_share)
 
 
@@ -84,27 +85,18 @@ def _best(team: Team, kernel: Kernel, frames: list[tuple[int, int, int]], try_s:
 
 def _multiply_adds(dtype: str) -> Kernel:
     """(frame): frame[2] rounds of CHAINS independent multiply-adds, in registers only."""
-    rounds = _rounds(dtype, reads=False)
-
-    def run(f):  # type: ignore[no-untyped-def]
-        rounds(f, peek(f, 16), 0)
-
-    return Kernel("multiply_adds", run, 1)
+    text = function("multiply_adds", "f", ["rounds(f, peek(f, 16), 0)"])
+    return kernel(text, "multiply_adds", {"peek": peek, "rounds": _rounds(dtype, reads=False)})
 
 
 def _reads(dtype: str) -> Kernel:
     """(frame): frame[1] bytes from address frame[0] are read and added up, frame[2] times."""
     step = CHAINS * host.lanes(dtype) * DTYPES[dtype]
-    rounds = _rounds(dtype, reads=True)
-
-    def run(f):  # type: ignore[no-untyped-def]
-        for _ in range(peek(f, 16)):
-            rounds(peek(f, 0), peek(f, 8) // step, step)
-
-    return Kernel("reads", run, 1)
+    lines = ["for _ in range(peek(f, 16)):", f"    rounds(peek(f, 0), peek(f, 8) // {step}, {step})"]
+    return kernel(function("reads", "f", lines), "reads", {"peek": peek, "rounds": _rounds(dtype, reads=True)})
 
 
-def _rounds(dtype: str, *, reads: bool):  # type: ignore[no-untyped-def]
+def _rounds(dtype: str, *, reads: bool) -> Emit:
     """rounds(address, count, step): count times, CHAINS sums each take a vector read from address, or a multiply-add.
 
     An empty assembly statement uses the sums at the end, so that no compiler can leave the work out.
@@ -112,8 +104,7 @@ def _rounds(dtype: str, *, reads: bool):  # type: ignore[no-untyped-def]
     ty = vector(dtype)
     llvm_type, word = ty.llvm, ir.IntType(64)
 
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        address, count, step = args
+    def rounds(builder: Any, address: Any, count: Any, step: Any) -> None:
         near_one = ir.Constant(llvm_type, [0.999] * ty.lanes)
         entry, body, done = builder.basic_block, builder.append_basic_block(), builder.append_basic_block()
         start = builder.inttoptr(address, ir.PointerType())
@@ -145,10 +136,5 @@ def _rounds(dtype: str, *, reads: bool):  # type: ignore[no-untyped-def]
             result.add_incoming(after, body)
         for result in results:
             builder.asm(used, "", "x" if host.is_x86() else "w", [result], side_effect=True)
-        return context.get_dummy_value()
-
-    @intrinsic
-    def rounds(typing_context, address, count, step):  # type: ignore[no-untyped-def]
-        return types.void(types.intp, types.intp, types.intp), codegen
 
     return rounds

@@ -17,7 +17,7 @@ from llvmlite import ir
 from unrollbench.kernels.elementary import OTHERS, QUOTIENTS, Emitter, Value
 from unrollbench.kernels.expression import Expression, uses
 from unrollbench.kernels.simd import Vector, vector
-from unrollbench.kernels.words import operation, pointer
+from unrollbench.kernels.words import pointer
 
 I64 = ir.IntType(64)
 
@@ -126,7 +126,7 @@ def on_tile(dtype: str, rows: int, blocks: int, equations: Equations) -> Any:
         for part in together:
             _emit_together(builder, ty, equations, addresses, part)
 
-    return operation(emit, names)
+    return emit
 
 
 def _emit_together(

@@ -17,16 +17,15 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.source import define
-from unrollbench.kernels.words import operation
+from unrollbench.kernels.words import Emit
 
 I64 = ir.IntType(64)
 ARITHMETIC = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.BitAnd: "and_"}
 COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
 
 
-def kernel(text: str, name: str, namespace: Mapping[str, Any], uses: Iterable[Kernel] = ()) -> Kernel:
-    """The function `name` of the text, compiled. namespace: what it may call, `words.operation`s and `Kernel.call`s.
+def kernel(text: str, name: str, namespace: Mapping[str, Emit], uses: Iterable[Kernel] = ()) -> Kernel:
+    """The function `name` of the text, compiled. namespace: what it may call.
 
     Raises SyntaxError where the text is no such Python as above.
     """
@@ -38,15 +37,13 @@ def kernel(text: str, name: str, namespace: Mapping[str, Any], uses: Iterable[Ke
     def emit(builder: Any, *values: Any) -> None:
         _Body(builder, namespace).function(arguments, values, function.body)
 
-    passed = ", ".join(arguments)
-    body = {"body": operation(emit, arguments)}
-    return Kernel(name, define(f"def {name}({passed}):\n    body({passed})\n", name, body), len(arguments), uses)
+    return Kernel(name, emit, len(arguments), uses)
 
 
 class _Body:
     """Emits the statements of one function into the function that is being built."""
 
-    def __init__(self, builder: Any, namespace: Mapping[str, Any]) -> None:
+    def __init__(self, builder: Any, namespace: Mapping[str, Emit]) -> None:
         self.builder, self.namespace = builder, namespace
         self.places: dict[str, Any] = {}
         self.end = builder.append_basic_block("end")
@@ -239,7 +236,7 @@ class _Body:
     def _call(self, node: ast.Call) -> Any:
         if not isinstance(node.func, ast.Name) or node.func.id not in self.namespace or node.keywords:
             raise _unknown(node)
-        return self.namespace[node.func.id].emit(self.builder, *map(self.value, node.args))
+        return self.namespace[node.func.id](self.builder, *map(self.value, node.args))
 
 
 def _unknown(node: ast.AST) -> SyntaxError:

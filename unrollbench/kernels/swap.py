@@ -11,12 +11,14 @@ import os
 import tempfile
 from pathlib import Path
 
-from numba import types
+from llvmlite import ir
 
 from unrollbench.errors import SwapError
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import LayerLayout
-from unrollbench.kernels.words import peek
+from unrollbench.kernels.lowering import kernel
+from unrollbench.kernels.source import function
+from unrollbench.kernels.words import c_function, peek
 
 DISK_DIRECTORY = "/var/tmp"
 """Kept across reboots by the file hierarchy standard, so on a disk; TMPDIR overrides it."""
@@ -24,8 +26,6 @@ IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 """File systems whose files are resident memory by another name."""
 MADV_DONTNEED = 4
 """Linux: drops the mapping's pages from the process; a shared file mapping keeps their content in the file."""
-
-_madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.uintp, types.int32))
 
 
 def backing(size_bytes: int) -> mmap.mmap:
@@ -70,15 +70,14 @@ def release(layout: LayerLayout) -> Kernel:
     arrays = layout.arrays.items()
     saved = [(layout.fields[name], a.row_bytes, int(a.is_state)) for name, a in arrays if a.slots == "time"]
     saved += [(layout.fields[f"gates_{s.index}"], s.row_bytes, 0) for s in layout.stages]
-    buffers, batch, f_thread = tuple(saved), layout.batch, layout.fields["thread"]
-
-    def run(f, start, stop):
-        if peek(f, f_thread) == 0:
-            for i in range(len(buffers)):
-                field, row_bytes, after = buffers[i]
-                slot = batch * row_bytes
-                first = (peek(f, field) + start * slot) // page * page
-                last = (peek(f, field) + (stop + after) * slot + page - 1) // page * page
-                _madvise(first, last - first, MADV_DONTNEED)
-
-    return Kernel("release", run, 3)
+    lines = [f"if peek(f, {layout.fields['thread']}) != 0:", "    return"]
+    for field, row_bytes, after in saved:
+        slot = layout.batch * row_bytes
+        lines += [
+            f"first = (peek(f, {field}) + start * {slot}) // {page} * {page}",
+            f"last = (peek(f, {field}) + (stop + {after}) * {slot} + {page - 1}) // {page} * {page}",
+            f"madvise(first, last - first, {MADV_DONTNEED})",
+        ]
+    word = ir.IntType(64)
+    madvise = c_function("madvise", [word, word, ir.IntType(32)])
+    return kernel(function("release", "f, start, stop", lines), "release", {"peek": peek, "madvise": madvise})

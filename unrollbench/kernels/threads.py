@@ -12,19 +12,22 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from llvmlite import ir
 
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.words import add_atomic, call, pause, poke, watch
+from unrollbench.kernels.lowering import kernel
+from unrollbench.kernels.words import Emit, add_atomic, c_function, call, pause, poke, watch
 
 SPINS_BEFORE_YIELD = 4_000
 """About 100 microseconds of `pause`: longer than a step's imbalance, shorter than a scheduler's time slice."""
 YIELDS_BEFORE_SLEEP = 2_000
+SLEEP_US = 100
 GENERATION, FINISHED, FUNCTION, FRAMES, STRIDE, OWN_CPU, OWN_CPUS, CALLERS_CPUS, FIELDS = (
     0,
     64,
@@ -41,40 +44,48 @@ caller has a processor of its own during a run; OWN_CPUS: that one, CALLERS_CPUS
 system's sets of CPU_SET_BYTES."""
 CPU_SET_BYTES = 128
 
-_C_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_int64)
-_sched_yield = types.ExternalFunction("sched_yield", types.int32())
-_usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
-_affinity = types.int32(types.int32, types.uint64, types.intp)
-_sched_getaffinity = types.ExternalFunction("sched_getaffinity", _affinity)
-_sched_setaffinity = types.ExternalFunction("sched_setaffinity", _affinity)
 _CAN_PIN = hasattr(os, "sched_setaffinity")
 
 
-@njit(error_model="numpy", nogil=True, no_cpython_wrapper=True)
+@cache
+def _c_function(arguments: int) -> Any:
+    """The type of a C function void(int64, ...), which runs without Python's lock."""
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)
+
+
+@cache
+def _callable(called: Kernel) -> Any:
+    """A kernel as a function of Python."""
+    return _c_function(called.arguments)(called.address)
+
+
+@cache
+def relax() -> Kernel:
+    """relax(spins): one turn of a spin loop, the so-manieth."""
+    text = f"""
 def relax(spins):
-    """One turn of a spin loop."""
     pause()
-    if spins > SPINS_BEFORE_YIELD:
-        _sched_yield()
-
-
-def barrier(counter, threads):
-    """Returns when all `threads` have called it; `counter` is the address of an int64 that only barriers touch.
-
-    Compiled by `barrier_kernel`.
-    """
-    if threads > 1:
-        target = (add_atomic(counter, 1) // threads + 1) * threads
-        spins = 0
-        while watch(counter) < target:
-            relax(spins)
-            spins += 1
+    if spins > {SPINS_BEFORE_YIELD}:
+        sched_yield()
+"""
+    return kernel(text, "relax", {"pause": pause, "sched_yield": c_function("sched_yield", [])})
 
 
 @cache
 def barrier_kernel() -> Kernel:
-    """`barrier`, compiled once for all programs."""
-    return Kernel("barrier", barrier, 2)
+    """barrier(counter, threads): returns when all `threads` have called it.
+
+    counter: the address of an int64 that only barriers touch. Compiled once for all programs.
+    """
+    text = """
+def barrier(counter, threads):
+    if threads > 1:
+        target, spins = (add_atomic(counter, 1) // threads + 1) * threads, 0
+        while watch(counter) < target:
+            relax(spins)
+            spins += 1
+"""
+    return kernel(text, "barrier", {"add_atomic": add_atomic, "watch": watch, "relax": relax().call}, [relax()])
 
 
 def waits(threads: int) -> list[Kernel]:
@@ -87,65 +98,92 @@ def waiting(threads: int) -> dict[str, Any]:
     return {kernel.name: kernel.call for kernel in waits(threads)}
 
 
+@dataclass(frozen=True)
+class Launcher:
+    """What a team's threads run and what its owner calls; compiled once for all teams.
+
+    serve(control, thread): runs what is launched, again and again, until it is stopped. launch(control, function,
+    frames, stride, others): runs a function on all threads, with a frame each. stop(control): ends the threads.
+    """
+
+    serve: Kernel
+    launch: Kernel
+    stop: Kernel
+
+
 @cache
-def compiled():
-    """(serve, launch, stop): what a team's threads run and what its owner calls; compiled once for all teams."""
-
-    @njit(types.void(types.intp, types.intp), error_model="numpy", nogil=True)
-    def serve(control, thread):
-        seen = 0
-        while True:
-            spins = 0
-            while watch(control + GENERATION) == seen:
-                relax(spins)
-                spins += 1
-                if spins > SPINS_BEFORE_YIELD + YIELDS_BEFORE_SLEEP:
-                    _usleep(100)
-            seen = watch(control + GENERATION)
-            function = watch(control + FUNCTION)
-            if function == 0:
-                return
-            call(function, watch(control + FRAMES) + thread * watch(control + STRIDE))
-            add_atomic(control + FINISHED, 1)
-
-    @njit(types.void(types.intp, types.intp, types.intp, types.intp, types.intp), error_model="numpy", nogil=True)
-    def launch(control, function, frames, stride, others):
-        pinned = False
-        if _CAN_PIN and watch(control + OWN_CPU):  # not where the system's own sets are larger than ours
-            pinned = _sched_getaffinity(0, CPU_SET_BYTES, control + CALLERS_CPUS) == 0
-            if pinned:
-                _sched_setaffinity(0, CPU_SET_BYTES, control + OWN_CPUS)
-        poke(control + FINISHED, 0)
-        poke(control + FUNCTION, function)
-        poke(control + FRAMES, frames)
-        poke(control + STRIDE, stride)
-        add_atomic(control + GENERATION, 1)
-        call(function, frames)
+def launcher() -> Launcher:
+    """The launcher of all teams."""
+    serve = f"""
+def serve(control, thread):
+    seen = 0
+    while 1:
         spins = 0
-        while watch(control + FINISHED) < others:
+        while watch(control + {GENERATION}) == seen:
             relax(spins)
             spins += 1
-        if _CAN_PIN and pinned:
-            _sched_setaffinity(0, CPU_SET_BYTES, control + CALLERS_CPUS)
-
-    @njit(types.void(types.intp), error_model="numpy", nogil=True)
-    def stop(control):
-        poke(control + FUNCTION, 0)
-        add_atomic(control + GENERATION, 1)
-
-    return serve, launch, stop
+            if spins > {SPINS_BEFORE_YIELD + YIELDS_BEFORE_SLEEP}:
+                usleep({SLEEP_US})
+        seen, function = watch(control + {GENERATION}), watch(control + {FUNCTION})
+        if function == 0:
+            return
+        call(function, watch(control + {FRAMES}) + thread * watch(control + {STRIDE}))
+        add_atomic(control + {FINISHED}, 1)
+"""
+    pin = f"""
+    pinned = 0
+    if watch(control + {OWN_CPU}):
+        pinned = sched_getaffinity(0, {CPU_SET_BYTES}, control + {CALLERS_CPUS}) == 0
+        if pinned:
+            sched_setaffinity(0, {CPU_SET_BYTES}, control + {OWN_CPUS})
+"""  # not where the system's own sets are larger than ours
+    unpin = f"""
+    if pinned:
+        sched_setaffinity(0, {CPU_SET_BYTES}, control + {CALLERS_CPUS})
+"""
+    launch = f"""
+def launch(control, function, frames, stride, others):
+{pin if _CAN_PIN else ""}
+    poke(control + {FINISHED}, 0)
+    poke(control + {FUNCTION}, function)
+    poke(control + {FRAMES}, frames)
+    poke(control + {STRIDE}, stride)
+    add_atomic(control + {GENERATION}, 1)
+    call(function, frames)
+    spins = 0
+    while watch(control + {FINISHED}) < others:
+        relax(spins)
+        spins += 1
+{unpin if _CAN_PIN else ""}
+"""
+    stop = f"""
+def stop(control):
+    poke(control + {FUNCTION}, 0)
+    add_atomic(control + {GENERATION}, 1)
+"""
+    word, half = ir.IntType(64), ir.IntType(32)
+    namespace: dict[str, Emit] = {"watch": watch, "poke": poke, "add_atomic": add_atomic, "call": call}
+    namespace |= {"relax": relax().call, "usleep": c_function("usleep", [half])}
+    for name in ("sched_getaffinity", "sched_setaffinity"):
+        namespace[name] = c_function(name, [half, word, word])
+    return Launcher(
+        *(
+            kernel(text, name, namespace, [relax()])
+            for text, name in ((serve, "serve"), (launch, "launch"), (stop, "stop"))
+        )
+    )
 
 
 def _serve(control: npt.NDArray[np.int64], thread: int, cpu: int | None) -> None:
     if cpu is not None:
         with suppress(OSError):  # forbidden, or the processor was taken away: it runs wherever it may
             os.sched_setaffinity(0, {cpu})
-    compiled()[0](control.ctypes.data, thread)
+    _callable(launcher().serve)(control.ctypes.data, thread)
 
 
 def _stop(control: npt.NDArray[np.int64], members: list[threading.Thread]) -> None:
     if members:
-        compiled()[2](control.ctypes.data)
+        _callable(launcher().stop)(control.ctypes.data)
     for member in members:
         member.join()
 
@@ -162,7 +200,7 @@ class Team:
         self._members: list[threading.Thread] = []
         self._own_cpu: int | None = None
         if size > 1:
-            compiled()
+            launcher()
             cpus = processors(size)
             if cpus[0] is not None and cpus[0] < 8 * CPU_SET_BYTES:
                 self._own_cpu = cpus[0]
@@ -205,10 +243,10 @@ class Team:
         if not self.close.alive:
             raise RuntimeError("this program was closed: its threads have ended")
         if self.size == 1:
-            _C_FUNCTION(function)(frames.ctypes.data)
+            _c_function(1)(function)(frames.ctypes.data)
         else:
-            _, launch, _ = compiled()
-            launch(self._control.ctypes.data, function, frames.ctypes.data, frames.strides[0], self.size - 1)
+            passed = (function, frames.ctypes.data, frames.strides[0], self.size - 1)
+            _callable(launcher().launch)(self._control.ctypes.data, *passed)
 
 
 def processors(size: int) -> list[int | None]:

@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from unrollbench.kernels.simd import multiply_add, splat, vector
-from unrollbench.kernels.words import operation, pointer
+from unrollbench.kernels.words import pointer
 
 I64 = ir.IntType(64)
 
@@ -113,7 +113,7 @@ def copy_vectors(dtype: str, count: int):
         emitted, stride = _Tile(builder, ty, 1, count), ir.Constant(I64, 0)
         emitted.store(emitted.load(origin, stride, offsets), destination, stride, offsets)
 
-    return operation(emit)
+    return emit
 
 
 @cache
@@ -139,7 +139,7 @@ def tile(dtype: str, rows: int, columns: int):
         sums = emitted.add(count, emitted.load(start, start_row, offsets), (a, a_row, a_k), (w, w_column, w_k))
         emitted.store(sums, out, out_row, offsets)
 
-    return operation(emit)
+    return emit
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,7 @@ def step_tile(dtype: str, rows: int, start: Ends, out: Ends, products: tuple[Pro
     """
     ty = vector(dtype)
     size, width, columns = ty.size, ty.size * ty.lanes, len(out.offsets)
-    names = ["start", "out"]
-    each = ("a", "w", "ahead", "ahead_k") if asks else ("a", "w")
-    names += [f"{name}_{index}" for index in range(len(products)) for name in each]
+    each = 4 if asks else 2  # arguments
 
     def emit(builder, first, last, *args):
         def word(value):
@@ -170,9 +168,9 @@ def step_tile(dtype: str, rows: int, start: Ends, out: Ends, products: tuple[Pro
         emitted = _Tile(builder, ty, rows, columns)
         sums = emitted.load(first, word(start.row), start.offsets)
         for index, product in enumerate(products):
-            a, w, *ahead = args[len(each) * index :][: len(each)]
+            a, w, *ahead = args[each * index :][:each]
             a, w = (a, word(product.a_row), word(size)), (w, word(product.depth * width), word(width))
             sums = emitted.add(word(product.depth), sums, a, w, ahead)
         emitted.store(sums, last, word(out.row), out.offsets)
 
-    return operation(emit, names)
+    return emit

@@ -11,7 +11,7 @@ from unrollbench.kernels import host
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.simd import vector
-from unrollbench.kernels.words import operation, pointer
+from unrollbench.kernels.words import pointer
 
 
 @cache
@@ -65,7 +65,7 @@ def _square(dtype: str):
         for r, row in enumerate(rows):
             builder.store(row, place(target, target_row, r), align=ty.size)
 
-    return operation(emit)
+    return emit
 
 
 @cache
@@ -77,4 +77,4 @@ def _element(dtype: str):
         value = builder.load(pointer(builder, origin), align=ty.size, typ=ty.llvm.element)
         builder.store(value, pointer(builder, target), align=ty.size)
 
-    return operation(emit)
+    return emit

@@ -1,18 +1,21 @@
-"""Words and bytes by address: what frames are read with, and what threads wait on and call each other through."""
+"""Words and bytes by address: what frames are read with, and what threads wait on and call each other through.
+
+Each is an `Emit`: kernel text calls it by its name, with all arguments but the builder.
+"""
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Callable
+from typing import Any
 
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from unrollbench.kernels import host
-from unrollbench.kernels.source import define
 
 I64 = ir.IntType(64)
+Emit = Callable[..., Any]
+"""emit(builder, *values): writes instructions on int64 values, and returns the int64 that they leave, if any."""
 
 
 def pointer(builder, address):
@@ -20,79 +23,51 @@ def pointer(builder, address):
     return builder.inttoptr(address, ir.PointerType())
 
 
-def operation(emit, names=None, *, returns=False):
-    """Instructions on int64 values, which Numba's functions and kernels' text can call.
-
-    emit(builder, *values) builds them, and returns an int64 if `returns`; `lowering` calls it by the attribute `emit`.
-    names: of the values, where they are not those of emit's own arguments.
-    """
-    names = list(inspect.signature(emit).parameters)[1:] if names is None else list(names)
-    typed = (types.int64 if returns else types.void)(*[types.intp] * len(names))
-
-    def codegen(context, builder, sig, args):
-        value = emit(builder, *args)
-        return value if returns else context.get_dummy_value()
-
-    text = f"def function(typing_context, {', '.join(names)}):\n    return signature, codegen\n"
-    made = intrinsic(define(text, "function", {"signature": typed, "codegen": codegen}))
-    made.emit = emit
-    return made
-
-
-def _peek(builder, address, offset):
+def peek(builder, address, offset):
+    """The int64 `offset` bytes past `address`."""
     return builder.load(pointer(builder, builder.add(address, offset)), align=8, typ=I64)
 
 
-peek = operation(_peek, returns=True)
-"""peek(address, offset): the int64 `offset` bytes past `address`."""
-
-
-def _copy_bytes(builder, destination, origin, count):
+def copy_bytes(builder, destination, origin, count):
+    """Copies `count` bytes; the two must not overlap."""
     cgutils.raw_memcpy(builder, pointer(builder, destination), pointer(builder, origin), count, 1)
 
 
-copy_bytes = operation(_copy_bytes)
-"""copy_bytes(destination, origin, count): copies `count` bytes; the two must not overlap."""
-
-
-def _poke(builder, address, value):
+def poke(builder, address, value):
+    """Writes an int64, visible to other threads after everything written before it."""
     builder.store_atomic(value, builder.inttoptr(address, I64.as_pointer()), ordering="release", align=8)
 
 
-poke = operation(_poke)
-"""poke(address, value): writes an int64, visible to other threads after everything written before it."""
-
-
-def _watch(builder, address):
+def watch(builder, address):
+    """The int64 as another thread last wrote it; what that thread wrote before is visible afterwards."""
     return builder.load_atomic(builder.inttoptr(address, I64.as_pointer()), ordering="acquire", align=8)
 
 
-watch = operation(_watch, returns=True)
-"""watch(address): the int64 as another thread last wrote it; what that thread wrote before is visible afterwards."""
-
-
-def _add_atomic(builder, address, value):
+def add_atomic(builder, address, value):
+    """Adds to the int64 and returns what it was before; orders memory both ways."""
     return builder.atomic_rmw("add", builder.inttoptr(address, I64.as_pointer()), value, ordering="acq_rel")
 
 
-add_atomic = operation(_add_atomic, returns=True)
-"""add_atomic(address, value): adds to the int64 and returns what it was before; orders memory both ways."""
-
-
-def _pause(builder):
+def pause(builder):
+    """Tells the core that this is a spin loop, where the instruction set has a way to."""
     if host.is_x86():
         function = ir.FunctionType(ir.VoidType(), [])
         builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse2.pause"), [])
 
 
-pause = operation(_pause)
-"""pause(): tells the core that this is a spin loop, where the instruction set has a way to."""
-
-
-def _call(builder, function, argument):
+def call(builder, function, argument):
+    """Calls the C function at that address with one int64 argument."""
     target = ir.FunctionType(ir.VoidType(), [I64]).as_pointer()
     builder.call(builder.inttoptr(function, target), [argument])
 
 
-call = operation(_call)
-"""call(function, argument): calls the C function at that address with one int64 argument."""
+def c_function(name, arguments):
+    """An `Emit` that calls a function of the C library, with arguments of those LLVM types, which returns an int."""
+
+    def emit(builder, *values):
+        function = ir.FunctionType(ir.IntType(32), arguments)
+        target = cgutils.get_or_insert_function(builder.module, function, name)
+        passed = [value if ty == I64 else builder.trunc(value, ty) for value, ty in zip(values, arguments, strict=True)]
+        return builder.sext(builder.call(target, passed), I64)
+
+    return emit
