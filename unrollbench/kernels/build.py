@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from llvmlite import ir
-from numba.core.codegen import JITCPUCodegen
+from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 
 from unrollbench.kernels.words import Emit
@@ -18,10 +18,26 @@ from unrollbench.kernels.words import Emit
 I64 = ir.IntType(64)
 
 
+class _Library(JITCodeLibrary):
+    """Numba's library of code with LLVM's passes run once: Numba does so three times, for what it makes of Python."""
+
+    def _optimize_functions(self, module: Any) -> None:
+        module.data_layout = str(self.codegen.target_data)
+
+    def _optimize_final_module(self) -> None:
+        passes, builder = self.codegen._module_pass_manager(opt=2, loop_vectorize=False, slp_vectorize=False)
+        passes.run(self._final_module, builder)
+
+
+class _CodeGenerator(JITCPUCodegen):
+    """Numba's generator of machine code for this processor."""
+
+    _library_class = _Library
+
+
 @cache
-def _code_generator() -> JITCPUCodegen:
-    """Numba's, for this processor: its LLVM target, its passes, its way of loading code."""
-    return JITCPUCodegen("unrollbench")
+def _code_generator() -> _CodeGenerator:
+    return _CodeGenerator("unrollbench")
 
 
 class Kernel:

@@ -33,10 +33,15 @@ def backward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, 
     layout, inputs = _anywhere(layouts[index]), inputs_of(layouts, index)
     d_x_row = layout.padded(layout.spec.input_size) * layout.itemsize
     return {
-        "back_step": _backward_step(layout),
+        "back_step": _backward_step(_of_any_input(layout)),
         "d_inputs": products.input_gradient(layout, d_x_row, by_time=index == 0),
         "d_weights": _together(tuple(products.weight_gradient(layout, s, inputs.row_bytes) for s in layout.stages)),
     }
+
+
+def _of_any_input(layout: LayerLayout) -> LayerLayout:
+    """The layout as of a layer below the top with a small input, which is all one to kernels that do not read it."""
+    return replace(layout, top=False, spec=replace(layout.spec, input_size=1))
 
 
 def _anywhere(layout: LayerLayout) -> LayerLayout:
@@ -56,22 +61,22 @@ def _together(kernels: tuple[Kernel, ...]) -> Kernel:
 
 
 @cache
-def _equations(below: LayerLayout, index: int) -> dict[str, Kernel]:
-    """A stage's equations for each size of a tile, by name. below: the layout as of a layer below the top."""
-    s = below.stages[index]
-    walk = forward.equations(below, s)
+def _equations(layout: LayerLayout, index: int) -> dict[str, Kernel]:
+    """A stage's equations for each size of a tile, by name. layout: `_of_any_input`."""
+    s = layout.stages[index]
+    walk = forward.equations(layout, s)
     loop = _walk("loop", walk, "row, rows, block, blocks", walk.loop(1))
-    shapes = [(rows, blocks) for rows, _ in below.rows.sizes for blocks, _ in s.groups.sizes]
+    shapes = [(rows, blocks) for rows, _ in layout.rows.sizes for blocks, _ in s.groups.sizes]
     names = {f"equations_{index}_{rows}x{blocks}": walk.tile(rows, blocks) for rows, blocks in shapes}
     return {name: _walk(name, walk, "row, block", body, [loop]) for name, body in names.items()}
 
 
 @cache
-def _gradients(below: LayerLayout, index: int) -> Kernel:
-    """The gradient of a stage's equations. below: the layout as of a layer below the top."""
-    s = below.stages[index]
-    walk = gradient.gradients(below, s)
-    body = walk.loop(gradient.rows_at_once(below, s))
+def _gradients(layout: LayerLayout, index: int) -> Kernel:
+    """The gradient of a stage's equations. layout: `_of_any_input`."""
+    s = layout.stages[index]
+    walk = gradient.gradients(layout, s)
+    body = walk.loop(gradient.rows_at_once(layout, s))
     return _walk(f"gradients_{index}", walk, "row, rows, block, blocks", body)
 
 
@@ -95,7 +100,7 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
                     layout.dtype, rows, *forward.ends(layout, s, blocks), added, layout.asks(rows)
                 )
                 namespace[f"tile_{s.index}_{rows}x{blocks}"] = multiplied
-        equations = _equations(replace(layout, top=False), s.index)
+        equations = _equations(_of_any_input(layout), s.index)
         namespace |= {name: each.call for name, each in equations.items()}
         uses += equations.values()
     return kernel(forward.step(layout, inputs), "step", namespace, uses)
@@ -113,6 +118,6 @@ def _backward_step(layout: LayerLayout) -> Kernel:
                 namespace[f"tile_T{s.index}_{rows}x{blocks}"] = tile.step_tile(
                     layout.dtype, rows, ends, ends, added, layout.asks(rows)
                 )
-        uses.append(_gradients(replace(layout, top=False), s.index))
+        uses.append(_gradients(_of_any_input(layout), s.index))
         namespace[f"gradients_{s.index}"] = uses[-1].call
     return kernel(gradient.step(layout), "step", namespace, uses)
