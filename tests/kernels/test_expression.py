@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from tests.adversarial import stages
-from tests.kernels.vectors import applied
+from tests.kernels.vectors import applied, call
 from unrollbench.cells import Stage, functions
+from unrollbench.kernels import host, pack
+from unrollbench.kernels.build import Kernel
+from unrollbench.kernels.equations import Equations, Lanes, Place, on_tile
 from unrollbench.kernels.expression import Expression, uses
 
 RNG = np.random.default_rng(0)
@@ -87,3 +90,34 @@ def test_an_operation_that_is_no_equations_is_an_error_when_it_is_read_off() -> 
         Expression() / 2  # type: ignore[operator]
     with pytest.raises(TypeError):
         np.exp(Expression())  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("gates", [2, 3, 4])
+def test_values_packed_one_after_the_other_are_computed_as_those_with_vectors_of_their_own(
+    dtype: str, gates: int
+) -> None:
+    """Each value is doubled in place; whatever lies before and after the sequence's vectors stays."""
+    lanes = host.lanes(dtype)
+    for count in range(1, lanes):
+        columns = -(-gates * count // lanes)
+        loads = tuple((Expression(), Place("at", lanes=Lanes(gate * count, count))) for gate in range(gates))
+        stores = tuple((value + value, place) for value, place in loads)
+        compiled = Kernel("packed", on_tile(dtype, 1, 1, Equations(loads, stores)), 1)
+        memory = pack.aligned(((columns + 2) * lanes,), dtype)
+        memory[...] = np.arange(1, memory.size + 1)
+        wanted = memory.copy()
+        wanted[lanes : lanes + gates * count] *= 2
+        wanted[lanes + gates * count : lanes * (columns + 1)] = 0
+        call(compiled, memory.ctypes.data + lanes * memory.itemsize)
+        np.testing.assert_array_equal(memory, wanted)
+
+
+def test_lanes_that_a_packed_value_does_not_fill_are_zero_in_what_is_made_of_it() -> None:
+    lanes = host.lanes("float64")
+    loaded = Expression()
+    equations = Equations(((loaded, Place("at", lanes=Lanes(1, 1))),), ((loaded + 1, Place("out")),))
+    memory, out = pack.aligned((lanes,), "float64"), pack.aligned((lanes,), "float64")
+    memory[...] = 7
+    call(Kernel("packed", on_tile("float64", 1, 1, equations), 2), memory.ctypes.data, out.ctypes.data)
+    np.testing.assert_array_equal(out, [8, *[1] * (lanes - 1)])

@@ -62,9 +62,27 @@ def test_rows_are_padded_to_whole_vectors(dtype: str, units: int) -> None:
         assert array.size == units
         assert array.row_bytes % layout.width == 0
         assert 0 <= array.row_bytes // layout.itemsize - units < lanes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("units", [1, 6, 16, 19, 63, 64, 100])
+def test_gates_take_as_few_vectors_as_they_can(dtype: str, units: int) -> None:
+    layout = bottom(stack("lstm", units=units, dtype=dtype))
     (stage,) = layout.stages
-    assert stage.row_bytes == 4 * layout.arrays["h"].row_bytes
-    assert stage.columns == 4 * stage.blocks
+    lanes = host.lanes(dtype)
+    assert stage.columns == -(-4 * units // lanes)
+    assert stage.row_bytes == stage.columns * layout.width
+    assert stage.whole * lanes + stage.packed >= units
+
+
+def test_gates_are_not_packed_where_that_saves_nothing_or_a_later_stage_reads_them() -> None:
+    for cell in ("basic_rnn", "gru"):
+        for stage in bottom(stack(cell, units=19)).stages:
+            assert (stage.packed, stage.packed_columns) == (0, 0)
+            assert stage.columns == len(stage.stage.gates) * -(-19 // host.lanes("float32"))
+    lanes = host.lanes("float32")
+    (stage,) = bottom(stack("lstm", units=2 * lanes - 1)).stages
+    assert (stage.whole, stage.packed) == (2, 0)
 
 
 @given(

@@ -18,38 +18,62 @@ def matrix(rows: int, gates: int, units: int) -> Array:
     return np.arange(1, 1 + rows * gates * units, dtype=np.float32).reshape(rows, gates * units)
 
 
-@given(st.integers(0, 9), st.integers(1, 4), st.integers(1, 11))
-def test_interleaved_weights_hold_all_gates_of_a_unit_block_together(rows: int, gates: int, units: int) -> None:
+SIZES = st.integers(1, 11).flatmap(lambda units: st.tuples(st.just(units), st.integers(0, units % LANES)))
+"""(units, how many of them have their gates packed): no more than are left beside whole vectors."""
+
+
+def lane_of(gates: int, units: int, packed: int, gate: int, unit: int) -> int:
+    """Where a gate of a unit lies in a row of the gate buffer, in elements."""
+    whole = units - packed
+    padded = -(-whole // LANES) * LANES
+    return gate * padded + unit if unit < whole else gates * padded + gate * packed + unit - whole
+
+
+@given(st.integers(0, 9), st.integers(1, 4), SIZES)
+def test_columns_by_gate_follow_a_row_of_the_gate_buffer(rows: int, gates: int, sizes: tuple[int, int]) -> None:
+    units, left = sizes
     given_weights = matrix(rows, gates, units)
-    packed = pack.interleaved(given_weights, gates, LANES)
-    assert packed.shape == (-(-units // LANES), gates, rows, LANES)
+    packed = pack.columns(given_weights, pack.by_gate(units, gates, LANES, left))
+    whole = units - left
+    assert packed.shape == (gates * -(-whole // LANES) + -(-gates * left // LANES), rows, LANES)
     for gate in range(gates):
         for unit in range(units):
-            column = packed[unit // LANES, gate, :, unit % LANES]
-            np.testing.assert_array_equal(column, given_weights[:, gate * units + unit])
+            column, lane = divmod(lane_of(gates, units, left, gate, unit), LANES)
+            np.testing.assert_array_equal(packed[column, :, lane], given_weights[:, gate * units + unit])
     assert np.count_nonzero(packed) == given_weights.size
 
 
-@given(st.integers(0, 9), st.integers(1, 4), st.integers(1, 11))
-def test_natural_weights_follow_the_columns_of_the_gate_buffer(rows: int, gates: int, units: int) -> None:
-    given_weights = matrix(rows, gates, units)
-    packed = pack.natural(given_weights, gates, LANES)
-    assert packed.shape == (gates, -(-units // LANES), rows, LANES)
-    for gate in range(gates):
-        columns = np.concatenate(packed[gate], axis=1)[:, :units]
-        np.testing.assert_array_equal(columns, given_weights[:, gate * units : (gate + 1) * units])
-    assert np.count_nonzero(packed) == given_weights.size
+@given(st.integers(1, 4), SIZES)
+def test_columns_by_block_hold_all_gates_of_a_unit_block_together(gates: int, sizes: tuple[int, int]) -> None:
+    units, left = sizes
+    by_gate, by_block = (order(units, gates, LANES, left) for order in (pack.by_gate, pack.by_block))
+    blocks = -(-(units - left) // LANES)
+    for block in range(blocks):
+        for gate in range(gates):
+            np.testing.assert_array_equal(by_block[block * gates + gate], by_gate[gate * blocks + block])
+    np.testing.assert_array_equal(by_block[gates * blocks :], by_gate[gates * blocks :])
 
 
-@given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 11))
-def test_transposed_weights_contract_over_a_row_of_the_gate_buffer(rows: int, gates: int, units: int) -> None:
-    given_weights = matrix(rows, gates, units)
-    packed = pack.transposed(given_weights, gates, LANES)
-    gate_row = pack.by_gate(np.ones((1, gates * units), np.float32), gates, LANES).reshape(-1)
+@given(st.integers(1, 9), st.integers(1, 4), SIZES)
+def test_transposed_weights_contract_over_a_row_of_the_gate_buffer(
+    rows: int, gates: int, sizes: tuple[int, int]
+) -> None:
+    units, left = sizes
+    given_weights, order = matrix(rows, gates, units), pack.by_gate(units, gates, LANES, left)
+    packed = pack.transposed(given_weights, order)
+    gate_row = pack.row(np.ones(gates * units, np.float32), order)
     sums = np.einsum("k,bkl->bl", gate_row, packed).reshape(-1)
     np.testing.assert_array_equal(sums[:rows], given_weights.sum(axis=1))
     assert not sums[rows:].any()
     assert np.count_nonzero(packed) == given_weights.size
+
+
+@given(st.integers(0, 3), st.integers(1, 4), SIZES)
+def test_rows_that_are_packed_and_unpacked_are_what_they_were(rows: int, gates: int, sizes: tuple[int, int]) -> None:
+    units, left = sizes
+    order, values = pack.by_gate(units, gates, LANES, left), matrix(rows, gates, units)
+    packed = np.array([pack.row(each, order) for each in values]).reshape(rows, order.size)
+    np.testing.assert_array_equal(pack.unpacked(packed, order), values)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -65,7 +89,7 @@ def test_aligned_arrays_start_at_a_cache_line_and_are_zero(dtype: str, shape: tu
 
 def test_packing_keeps_the_dtype_and_copies() -> None:
     given_weights = matrix(2, 1, 3).astype(np.float64)
-    packed = pack.natural(given_weights, 1, LANES)
+    packed = pack.columns(given_weights, pack.padded(3, LANES))
     given_weights[...] = 0
     assert packed.dtype == np.float64
     assert packed.any()

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from unrollbench import graph
 from unrollbench.backends import Listing, Memory
 from unrollbench.case import Case
-from unrollbench.kernels.buffers import Buffers
+from unrollbench.kernels import pack
+from unrollbench.kernels.buffers import Buffers, order
 from unrollbench.kernels.build import Kernel, Phases
 from unrollbench.kernels.network import compile_network
 from unrollbench.kernels.spec import NetworkSpec, spec_of
@@ -155,12 +156,7 @@ class NetworkProgram:
     def _weight_gradients(self, layer: int) -> Weights:
         buffers, found = self._buffers.layers[layer], {}
         for s in buffers.layout.stages:
-
-            def unpad(array: Array, units: int = s.units, gates: int = len(s.stage.gates)) -> Array:
-                padded = array.reshape(len(array), gates, array.shape[1] // gates)
-                return padded[:, :, :units].reshape(len(array), gates * units)
-
-            rows = unpad(buffers[f"d_kernel_{s.index}"])
+            rows = pack.unpacked(buffers[f"d_kernel_{s.index}"], order(buffers.layout, s))
             found[s.stage.kernel] = rows[: buffers.layout.kernel_rows(s)].copy()
             if s.stage.bias is not None:
                 found[s.stage.bias] = rows[-1].copy()

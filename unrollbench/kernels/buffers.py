@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from unrollbench import cells
 from unrollbench.kernels import pack, swap
-from unrollbench.kernels.layout import LayerLayout
+from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.network import Network
 from unrollbench.kernels.products import PANEL_ROWS
 from unrollbench.tensors import Array, State, Weights
@@ -85,7 +85,7 @@ class Buffers:
             for s in layout.stages:
                 rows = layout.kernel_rows(s) + (s.stage.bias is not None)
                 places.append((buffers, f"d_kernel_{s.index}", (rows, s.row_bytes // layout.itemsize)))
-                units = s.gate_bytes // layout.itemsize
+                units = layout.padded(s.units)
                 places += [(buffers, f"d_{n}", (layout.threads, units)) for n in s.stage.diagonals]
         block = pack.aligned((sum(prod(shape) for _, _, shape in places),), self.network.spec.dtype)
         start = 0
@@ -186,6 +186,8 @@ class Buffers:
                 for prefix, groups in (("", s.groups), ("operand_", s.operand_groups)):
                     names = tuple(f"{prefix}{kind}_{s.index}" for kind in ("block", "groups_big", "groups_small"))
                     self._set_shares(layer, names, groups.shares)
+                last = np.arange(threads) == threads - 1  # no thread has fewer whole blocks
+                self._set(layer, f"packed_{s.index}", last if layout.split == "units" else 1)
 
     def _set_shares(self, layer: int, names: tuple[str, ...], shares: tuple[tuple[int, int, int], ...]) -> None:
         """One share for all threads, or one each."""
@@ -228,23 +230,20 @@ class Buffers:
         for layer, (buffers, given) in enumerate(zip(self.layers, weights, strict=True)):
             layout = buffers.layout
             for s in layout.stages:
-                gates, lanes, i = len(s.stage.gates), layout.lanes, s.index
+                i, by_gate = s.index, order(layout, s)
+                by_block = pack.by_block(s.units, len(s.stage.gates), layout.lanes, s.packed)
                 w_x, w_h, bias = cells.stage_weights(s.stage, layout.spec, given)
-                packed = {f"W_h_{i}": pack.interleaved(w_h, gates, lanes)}
+                packed = {f"W_h_{i}": pack.columns(w_h, by_block)}
                 if w_x is not None:
-                    order = pack.interleaved if layout.fused else pack.natural
-                    packed[f"W_x_{i}"] = order(w_x, gates, lanes)
+                    packed[f"W_x_{i}"] = pack.columns(w_x, by_block if layout.fused else by_gate)
                 if layout.train:
-                    packed[f"W_hT_{i}"] = pack.transposed(w_h, gates, lanes)
+                    packed[f"W_hT_{i}"] = pack.transposed(w_h, by_gate)
                     if w_x is not None:
-                        packed[f"W_xT_{i}"] = pack.transposed(w_x, gates, lanes)
-                rows = {name: given[name] for name in s.stage.diagonals}
+                        packed[f"W_xT_{i}"] = pack.transposed(w_x, by_gate)
                 if bias is not None:
-                    rows[f"bias_{i}"] = bias
-                for name, row in rows.items():
-                    by_gate = pack.by_gate(row[None], len(row) // s.units, lanes).reshape(-1)
-                    packed[name] = pack.aligned(by_gate.shape, self.network.spec.dtype)
-                    packed[name][...] = by_gate
+                    packed[f"bias_{i}"] = pack.row(bias, by_gate)
+                one_gate = pack.padded(s.units, layout.lanes)
+                packed |= {name: pack.row(given[name], one_gate) for name in s.stage.diagonals}
                 buffers.fixed |= packed
                 for name, array in packed.items():
                     self.point(layer, name, array)
@@ -293,6 +292,11 @@ class Buffers:
         total = sum(a.nbytes for b in self.layers for group in (b.fixed, b.timed) for a in group.values())
         total += self._panel.nbytes + self._zeros.nbytes + self._ones.nbytes
         return total - self.weight_bytes - self.saved_bytes
+
+
+def order(layout: LayerLayout, s: StageLayout) -> pack.Order:
+    """The order of a row of a stage's gate buffer, and of the gradients of its weights."""
+    return pack.by_gate(s.units, len(s.stage.gates), layout.lanes, s.packed)
 
 
 def _fill(padded: Array, values: Array | None) -> None:

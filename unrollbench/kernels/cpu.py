@@ -63,21 +63,27 @@ def _together(kernels: tuple[Kernel, ...]) -> Kernel:
 @cache
 def _equations(layout: LayerLayout, index: int) -> dict[str, Kernel]:
     """A stage's equations for each size of a tile, by name. layout: `_of_any_input`."""
-    s = layout.stages[index]
-    walk = forward.equations(layout, s)
-    loop = _walk("loop", walk, "row, rows, block, blocks", walk.loop(1))
-    shapes = [(rows, blocks) for rows, _ in layout.rows.sizes for blocks, _ in s.groups.sizes]
-    names = {f"equations_{index}_{rows}x{blocks}": walk.tile(rows, blocks) for rows, blocks in shapes}
-    return {name: _walk(name, walk, "row, block", body, [loop]) for name, body in names.items()}
+    s, found = layout.stages[index], {}
+    for packed in sorted({group.packed for group in s.tile_groups}):
+        walk = forward.equations(layout, s, packed=packed)
+        loop = _walk("loop", walk, "row, rows, block, blocks", walk.loop(1))
+        for rows, _ in layout.rows.sizes:
+            for group in (group for group in s.tile_groups if group.packed == packed):
+                name = f"equations_{index}_{rows}x{group.name}"
+                found[name] = _walk(name, walk, "row, block", walk.tile(rows, group.blocks), [loop])
+    return found
 
 
 @cache
-def _gradients(layout: LayerLayout, index: int) -> Kernel:
-    """The gradient of a stage's equations. layout: `_of_any_input`."""
-    s = layout.stages[index]
-    walk = gradient.gradients(layout, s)
-    body = walk.loop(gradient.rows_at_once(layout, s))
-    return _walk(f"gradients_{index}", walk, "row, rows, block, blocks", body)
+def _gradients(layout: LayerLayout, index: int) -> dict[str, Kernel]:
+    """The gradient of a stage's equations, for its whole blocks and the packed one. layout: `_of_any_input`."""
+    s, found = layout.stages[index], {}
+    for packed in sorted({group.packed for group in s.tile_groups}):
+        walk = gradient.gradients(layout, s, packed=packed)
+        name = f"gradients_{index}_packed" if packed else f"gradients_{index}"
+        body = walk.loop(gradient.rows_at_once(layout, s))
+        found[name] = _walk(name, walk, "row, rows, block, blocks", body)
+    return found
 
 
 def _walk(
@@ -95,11 +101,10 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
     for s in layout.stages:
         added = tuple(product for product in forward.products(layout, s, inputs) if product is not None)
         for rows, _ in layout.rows.sizes:
-            for blocks, _ in s.groups.sizes:
-                multiplied = tile.step_tile(
-                    layout.dtype, rows, *forward.ends(layout, s, blocks), added, layout.asks(rows)
-                )
-                namespace[f"tile_{s.index}_{rows}x{blocks}"] = multiplied
+            for group in s.tile_groups:
+                asks = layout.asks(rows) and not group.packed
+                multiplied = tile.step_tile(layout.dtype, rows, *forward.ends(layout, s, group), added, asks)
+                namespace[f"tile_{s.index}_{rows}x{group.name}"] = multiplied
         equations = _equations(_of_any_input(layout), s.index)
         namespace |= {name: each.call for name, each in equations.items()}
         uses += equations.values()
@@ -118,6 +123,7 @@ def _backward_step(layout: LayerLayout) -> Kernel:
                 namespace[f"tile_T{s.index}_{rows}x{blocks}"] = tile.step_tile(
                     layout.dtype, rows, ends, ends, added, layout.asks(rows)
                 )
-        uses.append(_gradients(_of_any_input(layout), s.index))
-        namespace[f"gradients_{s.index}"] = uses[-1].call
+        gradients = _gradients(_of_any_input(layout), s.index)
+        namespace |= {name: each.call for name, each in gradients.items()}
+        uses += gradients.values()
     return kernel(gradient.step(layout), "step", namespace, uses)

@@ -8,8 +8,8 @@ division instead of two.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llvmlite import ir
@@ -23,15 +23,27 @@ I64 = ir.IntType(64)
 
 
 @dataclass(frozen=True)
+class Lanes:
+    """Where in a sequence of vectors a value begins, in elements, and how many elements it has; it need not begin one.
+
+    A vector of it has zeros in the other lanes.
+    """
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a value lies: `offset` bytes past the address that is the argument of that name, `stride` from row to row.
 
-    With stride 0 all rows have the same.
+    With stride 0 all rows have the same. lanes: None where it has vectors of its own.
     """
 
     argument: str
     offset: int = 0
     stride: int = 0
+    lanes: Lanes | None = None
 
 
 @dataclass(frozen=True)
@@ -133,19 +145,86 @@ def _emit_together(
     builder: Any, ty: Vector, equations: Equations, addresses: dict[str, Any], vectors: Sequence[tuple[int, int]]
 ) -> None:
     """Emits the equations for vectors, (row, block) each, whose instructions alternate."""
-
-    def at(place: Place, row: int, block: int) -> Any:
-        offset = ir.Constant(I64, place.offset + row * place.stride + block * ty.lanes * ty.size)
-        return builder.gep(addresses[place.argument], [offset], source_etype=ir.IntType(8))
+    memory = _Memory(builder, ty, addresses)
 
     def load(place: Place) -> Value:
         wanted = [(row if place.stride else 0, block) for row, block in vectors]
-        found = {one: builder.load(at(place, *one), align=ty.size, typ=ty.llvm) for one in dict.fromkeys(wanted)}
+        found = {one: memory.load(place, *one) for one in dict.fromkeys(wanted)}
         return tuple(found[one] for one in wanted)
 
     loaded = {expression: load(place) for expression, place in equations.loads}
     results = [result for result, _ in equations.stores]
     emission = _Emission(Emitter(builder, ty, len(vectors)), loaded, results)
-    for value, (_, place) in zip(map(emission.value, results), equations.stores, strict=True):
-        for index, one in enumerate(vectors):
-            builder.store(value[index] if isinstance(value, tuple) else value, at(place, *one), align=ty.size)
+    values = [emission.value(result) for result in results]
+    for index, one in enumerate(vectors):
+        own = [value[index] if isinstance(value, tuple) else value for value in values]
+        memory.store([(place, value) for (_, place), value in zip(equations.stores, own, strict=True)], *one)
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Loads and stores vectors of one row and unit block."""
+
+    builder: Any
+    ty: Vector
+    addresses: dict[str, Any]
+
+    def load(self, place: Place, row: int, block: int) -> Any:
+        if place.lanes is None:
+            return self._load(place, row, block)
+        return self._unpacked(place.lanes, lambda column: self._load(place, row, column))
+
+    def store(self, values: Sequence[tuple[Place, Any]], row: int, block: int) -> None:
+        """Stores all of them; those that are packed together make one sequence."""
+        sequences: dict[Place, list[tuple[Lanes, Any]]] = {}
+        for place, value in values:
+            if place.lanes is None:
+                self._store(value, place, row, block)
+            else:
+                sequences.setdefault(replace(place, lanes=None), []).append((place.lanes, value))
+        for place, parts in sequences.items():
+            for column, value in enumerate(self._packed(parts)):
+                self._store(value, place, row, column)
+
+    def _at(self, place: Place, row: int, column: int) -> Any:
+        offset = ir.Constant(I64, place.offset + row * place.stride + column * self.ty.lanes * self.ty.size)
+        return self.builder.gep(self.addresses[place.argument], [offset], source_etype=ir.IntType(8))
+
+    def _load(self, place: Place, row: int, column: int) -> Any:
+        return self.builder.load(self._at(place, row, column), align=self.ty.size, typ=self.ty.llvm)
+
+    def _store(self, value: Any, place: Place, row: int, column: int) -> None:
+        self.builder.store(value, self._at(place, row, column), align=self.ty.size)
+
+    def _shuffled(self, x: Any, y: Any, lanes: Sequence[int]) -> Any:
+        """The lanes of x, which count from 0, and of y, which count on, in that order."""
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), self.ty.lanes), list(lanes))
+        return self.builder.shuffle_vector(x, y, mask)
+
+    def _unpacked(self, lanes: Lanes, load: Callable[[int], Any]) -> Any:
+        """A vector of the value that lies at `lanes` of a sequence; load(column) is a vector of the sequence."""
+        width = self.ty.lanes
+        column, first = divmod(lanes.first, width)
+        found = load(column)
+        if first + lanes.count > width:
+            found = self._shuffled(found, load(column + 1), range(first, first + width))
+            first = 0
+        wanted = [first + lane if lane < lanes.count else width for lane in range(width)]
+        return self._shuffled(found, self._zero, wanted)
+
+    def _packed(self, parts: Sequence[tuple[Lanes, Any]]) -> list[Any]:
+        """The vectors of a sequence of values, with zeros where none of them lies."""
+        width, columns = self.ty.lanes, []
+        for start in range(0, max(lanes.first + lanes.count for lanes, _ in parts), width):
+            found = self._zero
+            for lanes, value in parts:
+                own = [start + lane - lanes.first for lane in range(width)]
+                if any(0 <= each < lanes.count for each in own):
+                    chosen = [width + each if 0 <= each < lanes.count else lane for lane, each in enumerate(own)]
+                    found = self._shuffled(found, value, chosen)
+            columns.append(found)
+        return columns
+
+    @property
+    def _zero(self) -> Any:
+        return ir.Constant(self.ty.llvm, None)

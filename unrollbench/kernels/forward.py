@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unrollbench.kernels.equations import Equations
 from unrollbench.kernels.expression import Expression
-from unrollbench.kernels.layout import Inputs, LayerLayout, StageLayout
+from unrollbench.kernels.layout import Group, Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.places import Places, exposed
 from unrollbench.kernels.source import (
     array,
@@ -15,6 +15,7 @@ from unrollbench.kernels.source import (
     following_weights,
     function,
     gates,
+    packed_tiles,
     tiles,
 )
 from unrollbench.kernels.tile import Ends, Product
@@ -33,32 +34,32 @@ def step(layout: LayerLayout, inputs: Inputs) -> str:
         if layout.fused:
             lines.append(f"bias, W_x = {field(layout, f'bias_{i}')}, {field(layout, f'W_x_{i}')}")
 
-        def tile(rows: int, blocks: int, s: StageLayout = s, passed: dict[str, str] = passed) -> list[str]:
-            return _tile(layout, s, inputs, (rows, blocks), passed)
+        def tile(rows: int, group: Group, s: StageLayout = s, passed: dict[str, str] = passed) -> list[str]:
+            return _tile(layout, s, inputs, rows, group, passed)
 
-        lines += [*tiles(layout, "", i, s.groups, tile), *barrier(layout)]
+        lines += [*tiles(layout, "", i, s.groups, tile), *packed_tiles(layout, s, tile), *barrier(layout)]
     return function("step", "f, t, s", lines)
 
 
 def _tile(
-    layout: LayerLayout, s: StageLayout, inputs: Inputs, size: tuple[int, int], passed: dict[str, str]
+    layout: LayerLayout, s: StageLayout, inputs: Inputs, rows: int, group: Group, passed: dict[str, str]
 ) -> list[str]:
     """A tile's product and its equations, to which the addresses `passed` are passed."""
-    rows, blocks = size
-    own = passed["gates"]
+    own, gates_count = passed["gates"], len(s.stage.gates)
+    offset = f"{gates_count * s.whole * layout.width}" if group.packed else f"block * {layout.width}"
     if s.gate_slots == "tile":  # all tiles use this room; their equations expect it at their rows and units
         passed = passed | {"gates": f"{own} - row * {s.row_bytes} - block * {layout.width}"}
     else:
-        own = f"{own} + row * {s.row_bytes} + block * {layout.width}"
-    arguments = [f"bias + block * {layout.width}" if layout.fused else own, own]
+        own = f"{own} + row * {s.row_bytes} + {offset}"
+    arguments = [f"bias + {offset}" if layout.fused else own, own]
     for (address, weights), product in zip(OPERANDS, products(layout, s, inputs), strict=True):
         if product is not None:
             panel = product.depth * layout.width  # bytes of one column of weights
-            columns = blocks * len(s.stage.gates)
-            arguments += [f"{address} + row * {product.a_row}"]
-            arguments += [f"{weights} + block * {panel * len(s.stage.gates)}"]
-            arguments += following_weights(layout, weights, rows, blocks, columns, panel)
-    shape = f"{s.index}_{rows}x{blocks}"
+            arguments += [f"{address} + row * {product.a_row}", f"{weights} + block * {panel * gates_count}"]
+            if not group.packed:
+                columns = s.group_columns(group)
+                arguments += following_weights(layout, weights, rows, group.blocks, columns, panel)
+    shape = f"{s.index}_{rows}x{group.name}"
     return [
         f"tile_{shape}({', '.join(arguments)})",
         f"equations_{shape}(t, lengths, row, block, {', '.join(passed.values())}, top)",
@@ -76,14 +77,16 @@ def products(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> tuple[Produ
     return of_input, Product(s.operand_size, layout.arrays[s.stage.operand].row_bytes)
 
 
-def ends(layout: LayerLayout, s: StageLayout, blocks: int) -> tuple[Ends, Ends]:
+def ends(layout: LayerLayout, s: StageLayout, group: Group) -> tuple[Ends, Ends]:
     """Where a tile's sums start and end up: all gates of each unit block, in the order in which `W_h` is packed."""
 
     def columns(gate_bytes: int) -> tuple[int, ...]:
-        return tuple(b * layout.width + g * gate_bytes for b in range(blocks) for g in range(len(s.stage.gates)))
+        if group.packed:
+            return tuple(column * layout.width for column in range(s.packed_columns))
+        return tuple(b * layout.width + g * gate_bytes for b in range(group.blocks) for g in range(len(s.stage.gates)))
 
     own = Ends(s.row_bytes, columns(s.gate_bytes))
-    return (Ends(0, columns(s.blocks * layout.width)) if layout.fused else own), own
+    return (Ends(0, columns(s.whole * layout.width)) if layout.fused else own), own
 
 
 def addresses(layout: LayerLayout, s: StageLayout) -> dict[str, str]:
@@ -96,9 +99,9 @@ def addresses(layout: LayerLayout, s: StageLayout) -> dict[str, str]:
     return found | {name: field(layout, name) for name in s.stage.diagonals}
 
 
-def equations(layout: LayerLayout, s: StageLayout) -> Walk:
+def equations(layout: LayerLayout, s: StageLayout, *, packed: bool = False) -> Walk:
     """`equations_i`: pre-activations become gates and state."""
-    stage, places = s.stage, Places(layout, s)
+    stage, places = s.stage, Places(layout, s, packed=packed)
     loads = [(Expression(), place) for place in (*places.gates, *map(places.read, stage.reads), *places.diagonals)]
     results = stage.forward(*(argument for argument, _ in loads))
     kept = [layout.train or gate in stage.exposed for gate in stage.gates]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from unrollbench.kernels.equations import Equations, Place
 from unrollbench.kernels.expression import Expression
-from unrollbench.kernels.layout import LayerLayout, StageLayout
+from unrollbench.kernels.layout import Group, LayerLayout, StageLayout
 from unrollbench.kernels.places import Places, exposed
 from unrollbench.kernels.source import (
     array,
@@ -33,10 +33,13 @@ def step(layout: LayerLayout) -> str:
         known = addresses(layout, s)
         named, passed = assigned(s, {name: known[name] for name in gradients(layout, s).addresses})
         lines += [*named, f"row, rows, block, blocks = {', '.join(share(layout, s))}"]
-        lines += [
-            f"gradients_{s.index}(t, lengths, row, rows, block, blocks, {', '.join(passed.values())})",
-            *barrier(layout),
-        ]
+        arguments = f"{', '.join(passed.values())})"
+        if s.whole:
+            lines.append(f"gradients_{s.index}(t, lengths, row, rows, block, blocks, {arguments}")
+        if s.packed:
+            lines.append(f"if {field(layout, f'packed_{s.index}')}:")
+            lines.append(f"    gradients_{s.index}_packed(t, lengths, row, rows, {s.whole}, 1, {arguments}")
+        lines += barrier(layout)
         lines += [*_product(layout, s), *barrier(layout)]
     return function("step", "f, t, s", lines)
 
@@ -46,11 +49,11 @@ def _product(layout: LayerLayout, s: StageLayout) -> list[str]:
     row_bytes = layout.arrays[s.stage.operand].row_bytes
     panel = s.row_bytes // layout.itemsize * layout.width  # bytes of one column of weights
 
-    def tile(rows: int, blocks: int) -> list[str]:
+    def tile(rows: int, group: Group) -> list[str]:
         out = f"d_operand + row * {row_bytes} + block * {layout.width}"
         passed = [out, out, f"gates_{s.index} + row * {s.row_bytes}", f"W + block * {panel}"]
-        passed += following_weights(layout, "W", rows, blocks, blocks, panel)
-        return [f"tile_T{s.index}_{rows}x{blocks}({', '.join(passed)})"]
+        passed += following_weights(layout, "W", rows, group.blocks, group.blocks, panel)
+        return [f"tile_T{s.index}_{rows}x{group.name}({', '.join(passed)})"]
 
     lines = [f"d_operand, W = {field(layout, f'd_{s.stage.operand}')}, {field(layout, f'W_hT_{s.index}')}"]
     return lines + tiles(layout, "operand_", s.index, s.operand_groups, tile)
@@ -81,9 +84,9 @@ def rows_at_once(layout: LayerLayout, s: StageLayout) -> int:
     return 1 if s.stage.diagonals else min(MOST_ROWS, layout.batch)
 
 
-def gradients(layout: LayerLayout, s: StageLayout) -> Walk:
+def gradients(layout: LayerLayout, s: StageLayout, *, packed: bool = False) -> Walk:
     """`gradients_i`: the gradient of `forward.equations`. Gates become gradients of pre-activations."""
-    stage, places = s.stage, Places(layout, s)
+    stage, places = s.stage, Places(layout, s, packed=packed)
     loaded: dict[Place, Expression] = {}
 
     def load(place: Place) -> Expression:

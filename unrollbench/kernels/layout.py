@@ -69,16 +69,35 @@ def partition(count: int, threads: int, largest: int) -> Partition:
 
 
 @dataclass(frozen=True)
-class StageLayout:
-    """One stage's gate buffer (rows of G gates x padded units), and how its unit blocks go to tiles and threads.
+class Group:
+    """The unit blocks that one register tile spans: `blocks` whole ones, or the last one with its gates packed."""
 
-    gate_bytes, row_bytes: of one gate, and of all, in a row of the buffer, which may have the units of one tile only.
+    blocks: int
+    packed: bool = False
+
+    @property
+    def name(self) -> str:
+        """What kernels of tiles that span it are called by."""
+        return "packed" if self.packed else str(self.blocks)
+
+
+@dataclass(frozen=True)
+class StageLayout:
+    """One stage's gate buffer, and how its unit blocks go to tiles and threads.
+
+    A row has G gates of whole vectors of units. Where the units that fill no vector would waste most of G vectors, the
+    gates of these `packed` units follow as one sequence, in `packed_columns` vectors.
+
+    gate_bytes, row_bytes: of one gate's whole vectors, and of all, in a row of the buffer, which may have the units of
+    one tile only. groups: of the whole blocks.
     """
 
     index: int
     stage: Stage
     units: int
-    blocks: int
+    whole: int
+    packed: int
+    packed_columns: int
     operand_size: int
     gate_slots: Slots
     gate_bytes: int
@@ -88,8 +107,17 @@ class StageLayout:
 
     @property
     def columns(self) -> int:
-        """Vectors in one row of the gate buffer."""
-        return len(self.stage.gates) * self.blocks
+        """Vectors of all gates of one row."""
+        return len(self.stage.gates) * self.whole + self.packed_columns
+
+    def group_columns(self, group: Group) -> int:
+        """Vectors of the gates of one row of a group."""
+        return self.packed_columns if group.packed else len(self.stage.gates) * group.blocks
+
+    @property
+    def tile_groups(self) -> tuple[Group, ...]:
+        """What tiles of this stage span: the sizes of groups that there are."""
+        return (*(Group(size) for size, _ in self.groups.sizes), *([Group(1, packed=True)] if self.packed else []))
 
 
 @dataclass(frozen=True)
@@ -182,16 +210,30 @@ class LayerLayout:
         for index, stage in enumerate(self.cell.stages):
             gates = len(stage.gates)
             units = self.spec.output_size if stage.projects else self.spec.num_units
-            blocks, operand = self.blocks(units), self.size(stage.operand)
-            slots, groups = self._gate_slots(stage), partition(blocks, threads, self._largest_group(gates))
-            gate_bytes = self.width * (groups.big if slots == "tile" else blocks)
+            packed, packed_columns = self._packed(stage, units)
+            whole, operand = self.blocks(units - packed), self.size(stage.operand)
+            slots, groups = self._gate_slots(stage), partition(whole, threads, self._largest_group(gates))
+            columns = gates * whole + packed_columns
+            gate_bytes = self.width * whole
+            if slots == "tile":
+                gate_bytes, columns = self.width * groups.big, max(gates * groups.big, packed_columns)
             operand_groups = partition(self.blocks(operand), threads, self._largest_group(1))
             found.append(
                 StageLayout(
-                    index, stage, units, blocks, operand, slots, gate_bytes, gates * gate_bytes, groups, operand_groups
+                    index, stage, units, whole, packed, packed_columns, operand, slots, gate_bytes,
+                    self.width * columns, groups, operand_groups,
                 )
-            )
+            )  # fmt: skip
         return tuple(found)
+
+    def _packed(self, stage: Stage, units: int) -> tuple[int, int]:
+        """How many units have their gates packed, and the vectors that take them; none where a later stage reads them.
+
+        None either where that would save no vector.
+        """
+        left, gates = units % self.lanes, len(stage.gates)
+        columns = self.blocks(gates * left)
+        return (left, columns) if columns < gates and not stage.exposed else (0, 0)
 
     def kernel_rows(self, s: StageLayout) -> int:
         """Rows of a stage's kernel, those of x and those of the operand."""
@@ -211,7 +253,7 @@ class LayerLayout:
         time step, if stepwise; window: steps of the window that ran last, 0 before the first; counter: the barrier's;
         x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient; zeros, ones: constants; panel:
         scratch of the weight gradient; row...: this thread's first row and its tiles; block..., operand_block...: its
-        first unit block and its groups.
+        first unit block and its groups; packed: whether it has the block whose gates are packed.
         """
         names = [
             "limit",
@@ -235,7 +277,7 @@ class LayerLayout:
             i = s.index
             names += [f"gates_{i}", f"W_x_{i}", f"W_h_{i}", f"bias_{i}", f"W_xT_{i}", f"W_hT_{i}"]
             names.append(f"d_kernel_{i}")
-            names += [f"{kind}_{i}" for kind in ("block", "groups_big", "groups_small")]
+            names += [f"{kind}_{i}" for kind in ("block", "groups_big", "groups_small", "packed")]
             names += [f"{kind}_{i}" for kind in ("operand_block", "operand_groups_big", "operand_groups_small")]
             names += [f"{kind}{name}" for name in s.stage.diagonals for kind in ("", "d_")]
             names += [f"d_{name}" for name in s.stage.exposed]

@@ -6,9 +6,14 @@ All results are aligned to a cache line and zero in the lanes beyond the real un
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from unrollbench.tensors import Array
 
+Order = npt.NDArray[np.int64]
+"""(columns, lanes): which column of a matrix each lane of each vector holds."""
+EMPTY = -1
+"""In an order: a lane that holds none, but zero."""
 ALIGNMENT = 64
 """Bytes of a cache line and of the widest register: an unaligned vector would cost two reads."""
 
@@ -22,29 +27,61 @@ def aligned(shape: tuple[int, ...], dtype: str) -> Array:
     return raw[start : start + count].reshape(shape)
 
 
-def by_gate(matrix: Array, gates: int, lanes: int) -> Array:
-    """(K, G*N) -> (K, G, blocks, lanes), padded with zeros."""
-    rows, units = matrix.shape[0], matrix.shape[1] // gates
-    blocks = -(-units // lanes)
-    padded = np.zeros((rows, gates, blocks * lanes), matrix.dtype)
-    padded[:, :, :units] = matrix.reshape(rows, gates, units)
-    return padded.reshape(rows, gates, blocks, lanes)
+def padded(units: int, lanes: int) -> Order:
+    """One gate's units in whole vectors."""
+    return by_gate(units, 1, lanes, 0)
 
 
-def interleaved(matrix: Array, gates: int, lanes: int) -> Array:
-    """(K, G*N) -> (blocks, G, K, lanes): all gates of one block of units lie together, for the recurrent product."""
-    return _packed(by_gate(matrix, gates, lanes).transpose(2, 1, 0, 3))
+def by_gate(units: int, gates: int, lanes: int, packed: int) -> Order:
+    """Gate after gate in whole vectors of units, without the last `packed` units, whose gates follow as one sequence.
+
+    That is the order of the gate buffer. Of each lane, the column of an (..., G*N) array that it holds, or EMPTY.
+    """
+    columns = np.arange(gates * units).reshape(gates, units)
+    whole = units - packed
+    blocks = -(-whole // lanes)
+    found = np.full((gates, blocks * lanes), EMPTY)
+    found[:, :whole] = columns[:, :whole]
+    sequence = np.full(-(-gates * packed // lanes) * lanes, EMPTY)
+    sequence[: gates * packed] = columns[:, whole:].reshape(-1)
+    return np.concatenate([found.reshape(-1), sequence]).reshape(-1, lanes)
 
 
-def natural(matrix: Array, gates: int, lanes: int) -> Array:
-    """(K, G*N) -> (G, blocks, K, lanes): columns in the order of the gate buffer, for the input projection."""
-    return _packed(by_gate(matrix, gates, lanes).transpose(1, 2, 0, 3))
+def by_block(units: int, gates: int, lanes: int, packed: int) -> Order:
+    """The same, but with all gates of a block of units together: as tiles of the recurrent product take them."""
+    order = by_gate(units, gates, lanes, packed)
+    whole = gates * -(-(units - packed) // lanes)
+    blocks = order[:whole].reshape(gates, -1, lanes).transpose(1, 0, 2).reshape(-1, lanes)
+    return np.concatenate([blocks, order[whole:]])
 
 
-def transposed(matrix: Array, gates: int, lanes: int) -> Array:
-    """(K, G*N) -> (K/lanes, G*padded N, lanes): the transpose, contracted over rows of the gate buffer."""
-    rows = by_gate(matrix, gates, lanes).reshape(matrix.shape[0], -1).T
-    return natural(np.ascontiguousarray(rows), 1, lanes)[0]
+def columns(matrix: Array, order: Order) -> Array:
+    """(K, G*N) -> (columns, K, lanes): vectors of output columns in that order, the contracted index inside."""
+    return _packed(_taken(matrix, order).transpose(1, 0, 2))
+
+
+def transposed(matrix: Array, order: Order) -> Array:
+    """(K, G*N) -> (K/lanes, columns*lanes, lanes): the transpose, contracted over a row of the gate buffer."""
+    rows = _taken(matrix, order).reshape(len(matrix), -1).T
+    return columns(rows, padded(len(matrix), order.shape[1]))
+
+
+def row(values: Array, order: Order) -> Array:
+    """(G*N,) -> (columns*lanes,)."""
+    return _packed(_taken(values[None], order).reshape(-1))
+
+
+def unpacked(rows: Array, order: Order) -> Array:
+    """(K, columns*lanes) -> (K, G*N): what `row` does, undone."""
+    flat = order.reshape(-1)
+    found = np.empty((len(rows), flat.max() + 1), rows.dtype)
+    found[:, flat[flat != EMPTY]] = rows[:, flat != EMPTY]
+    return found
+
+
+def _taken(matrix: Array, order: Order) -> Array:
+    """(K, G*N) -> (K, columns, lanes), zero in empty lanes."""
+    return np.where(order == EMPTY, matrix.dtype.type(0), matrix[:, order])
 
 
 def _packed(view: Array) -> Array:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from unrollbench.kernels.equations import Place
+from unrollbench.kernels.equations import Lanes, Place
 from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.source import gates
 
 
 class Places:
-    """The places of a stage's gates, arrays, diagonals and gradients; addresses are those of a row's first unit."""
+    """The places of a stage's gates, arrays, diagonals and gradients; addresses are those of a row's first unit.
 
-    def __init__(self, layout: LayerLayout, s: StageLayout) -> None:
-        self.layout, self.stage = layout, s
+    packed: of the units whose gates are packed, in the block that follows the whole ones.
+    """
+
+    def __init__(self, layout: LayerLayout, s: StageLayout, *, packed: bool = False) -> None:
+        self.layout, self.stage, self.packed = layout, s, packed
         self.owners = {name: owner for owner in layout.stages for name in owner.stage.exposed}
 
     @property
     def gates(self) -> list[Place]:
         """The stage's own gates, in their order."""
-        s = self.stage
-        return [Place("gates", index * s.gate_bytes, s.row_bytes) for index in range(len(s.stage.gates))]
+        s, count = self.stage, len(self.stage.stage.gates)
+        if not self.packed:
+            return [Place("gates", index * s.gate_bytes, s.row_bytes) for index in range(count)]
+        before = 0 if s.gate_slots == "tile" else (count - 1) * s.gate_bytes  # beside this block's offset in a gate
+        lanes = [Lanes(index * s.packed, s.packed) for index in range(count)]
+        return [Place("gates", before, s.row_bytes, each) for each in lanes]
 
     @property
     def diagonals(self) -> list[Place]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from textwrap import indent
 from typing import Any
 
-from unrollbench.kernels.layout import LayerLayout, Partition, StageLayout
+from unrollbench.kernels.layout import Group, LayerLayout, Partition, StageLayout
 
 _numbers = itertools.count()
 
@@ -68,9 +68,9 @@ def assigned(s: StageLayout, addresses: dict[str, str]) -> tuple[list[str], dict
 
 
 def tiles(
-    layout: LayerLayout, prefix: str, index: int, groups: Partition, body: Callable[[int, int], list[str]]
+    layout: LayerLayout, prefix: str, index: int, groups: Partition, body: Callable[[int, Group], list[str]]
 ) -> list[str]:
-    """Loops over this thread's groups of unit blocks and, inside, its tiles of rows; body(rows, blocks) is one tile.
+    """Loops over this thread's groups of unit blocks and, inside, its tiles of rows; body(rows, group) is one tile.
 
     block and row are the tile's first unit block and row, first_row is this thread's first. Groups are walked to and
     fro from one time step to the next (turn is 1 or -1): the weights that were read last are read first, while a cache
@@ -81,12 +81,26 @@ def tiles(
     for size, kind in groups.sizes:
         lines.append(f"groups = {field(layout, f'{prefix}groups_{kind}_{index}')}")
         lines.append("block = first_block if turn > 0 else first_block + (groups - 1) * " + str(size))
-        lines += ["for _ in range(groups):", "    row = first_row"]
-        for rows, row_kind in layout.rows.sizes:
-            lines.append(f"    for _ in range({field(layout, f'row_tiles_{row_kind}')}):")
-            lines += [f"        {line}" for line in body(rows, size)]
-            lines.append(f"        row += {rows}")
+        lines += ["for _ in range(groups):", *_row_tiles(layout, Group(size), body)]
         lines += [f"    block += turn * {size}", f"first_block += groups * {size}"]
+    return lines
+
+
+def packed_tiles(layout: LayerLayout, s: StageLayout, body: Callable[[int, Group], list[str]]) -> list[str]:
+    """A loop over the tiles of rows of the block whose gates are packed, if there is one and this thread has it."""
+    if not s.packed:
+        return []
+    lines = [f"if {field(layout, f'packed_{s.index}')}:", f"    block, first_row = {s.whole}, {field(layout, 'row')}"]
+    return lines + _row_tiles(layout, Group(1, packed=True), body)
+
+
+def _row_tiles(layout: LayerLayout, group: Group, body: Callable[[int, Group], list[str]]) -> list[str]:
+    """The body of a loop or condition: this thread's tiles of rows."""
+    lines = ["    row = first_row"]
+    for rows, row_kind in layout.rows.sizes:
+        lines.append(f"    for _ in range({field(layout, f'row_tiles_{row_kind}')}):")
+        lines += [f"        {line}" for line in body(rows, group)]
+        lines.append(f"        row += {rows}")
     return lines
 
 
@@ -111,14 +125,14 @@ def following_weights(
 
 
 def share(layout: LayerLayout, s: StageLayout) -> list[str]:
-    """Expressions for all of this thread's part of a stage: first row, rows, first unit block, unit blocks."""
+    """Expressions for all of this thread's part of a stage: first row, rows, first unit block, whole unit blocks."""
     rows = _sum(layout, layout.rows, "row_tiles_{}")
     blocks = _sum(layout, s.groups, f"groups_{{}}_{s.index}")
     return [field(layout, "row"), rows, field(layout, f"block_{s.index}"), blocks]
 
 
 def _sum(layout: LayerLayout, groups: Partition, name: str) -> str:
-    return " + ".join(f"{size} * {field(layout, name.format(kind))}" for size, kind in groups.sizes)
+    return " + ".join(f"{size} * {field(layout, name.format(kind))}" for size, kind in groups.sizes) or "0"
 
 
 def barrier(layout: LayerLayout) -> list[str]:
