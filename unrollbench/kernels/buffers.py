@@ -233,11 +233,13 @@ class Buffers:
                 i, by_gate = s.index, order(layout, s)
                 by_block = pack.by_block(s.units, len(s.stage.gates), layout.lanes, s.packed)
                 w_x, w_h, bias = cells.stage_weights(s.stage, layout.spec, given)
-                packed = {f"W_h_{i}": pack.columns(w_h, by_block)}
-                if w_x is not None:
-                    packed[f"W_x_{i}"] = pack.columns(w_x, by_block if layout.fused else by_gate)
+                packed = {f"W_h_{i}": pack.streamed(pack.columns(w_h, by_block), s.group_sizes)}
+                if w_x is not None and layout.fused:
+                    packed[f"W_x_{i}"] = pack.streamed(pack.columns(w_x, by_block), s.group_sizes)
+                elif w_x is not None:
+                    packed[f"W_x_{i}"] = pack.columns(w_x, by_gate)
                 if layout.train:
-                    packed[f"W_hT_{i}"] = pack.transposed(w_h, by_gate)
+                    packed[f"W_hT_{i}"] = pack.streamed(pack.transposed(w_h, by_gate), s.operand_groups.each)
                     if w_x is not None:
                         packed[f"W_xT_{i}"] = pack.transposed(w_x, by_gate)
                 if bias is not None:

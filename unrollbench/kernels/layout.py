@@ -47,6 +47,12 @@ class Partition:
     shares: tuple[tuple[int, int, int], ...]
 
     @property
+    def each(self) -> list[int]:
+        """The size of every group, in order."""
+        big, small = ([self.big], [self.big - 1])
+        return [size for _, n_big, n_small in self.shares for size in n_big * big + n_small * small]
+
+    @property
     def sizes(self) -> tuple[tuple[int, str], ...]:
         """The sizes that some thread has groups of, and what the frame's fields call them: no other needs code."""
         named = ((self.big, "big", 1), (self.big - 1, "small", 2))
@@ -113,6 +119,12 @@ class StageLayout:
     def group_columns(self, group: Group) -> int:
         """Vectors of the gates of one row of a group."""
         return self.packed_columns if group.packed else len(self.stage.gates) * group.blocks
+
+    @property
+    def group_sizes(self) -> list[int]:
+        """Vectors of the gates of one row of each group, in the order of the unit blocks."""
+        found = [len(self.stage.gates) * size for size in self.groups.each]
+        return [*found, self.packed_columns] if self.packed else found
 
     @property
     def tile_groups(self) -> tuple[Group, ...]:

@@ -5,6 +5,8 @@ All results are aligned to a cache line and zero in the lanes beyond the real un
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -58,6 +60,16 @@ def by_block(units: int, gates: int, lanes: int, packed: int) -> Order:
 def columns(matrix: Array, order: Order) -> Array:
     """(K, G*N) -> (columns, K, lanes): vectors of output columns in that order, the contracted index inside."""
     return _packed(_taken(matrix, order).transpose(1, 0, 2))
+
+
+def streamed(vectors: Array, groups: Iterable[int]) -> Array:
+    """(columns, K, lanes) -> the same, but so many columns at a time are (K, columns, lanes), as step tiles read them."""
+    found, first = aligned(vectors.shape, vectors.dtype.name), 0
+    for count in groups:
+        group = vectors[first : first + count]
+        found[first : first + count] = group.transpose(1, 0, 2).reshape(group.shape)
+        first += count
+    return found
 
 
 def transposed(matrix: Array, order: Order) -> Array:

@@ -154,6 +154,8 @@ class Ends:
 def step_tile(dtype: str, rows: int, start: Ends, out: Ends, products: tuple[Product, ...], asks: bool):
     """`tile` with all but addresses built in, and one product after the other added to the same sums.
 
+    It reads its weights as one stream: all columns of a step of k, then those of the next.
+
     Arguments: start, out, and for each product a and w, with `asks` also ahead and ahead_k: a line of later weights to
     ask for at the first step of k, and what to add for the next step's.
     """
@@ -169,7 +171,7 @@ def step_tile(dtype: str, rows: int, start: Ends, out: Ends, products: tuple[Pro
         sums = emitted.load(first, word(start.row), start.offsets)
         for index, product in enumerate(products):
             a, w, *ahead = args[each * index :][:each]
-            a, w = (a, word(product.a_row), word(size)), (w, word(product.depth * width), word(width))
+            a, w = (a, word(product.a_row), word(size)), (w, word(width), word(columns * width))
             sums = emitted.add(word(product.depth), sums, a, w, ahead)
         emitted.store(sums, last, word(out.row), out.offsets)
 
