@@ -26,9 +26,11 @@ from unrollbench.tensors import draw
         pytest.param("gru", {"batch_size": 9, "num_units": 19}, id="rows"),
         pytest.param("lstm with everything", {"batch_size": 8}, id="rows, as few as can be"),
         pytest.param("gru", {"batch_size": 3, "num_units": 35, "num_layers": 2}, id="units, two layers"),
-        pytest.param("lstm with everything", {"batch_size": 2, "num_units": 40}, id="units"),
+        pytest.param("lstm with everything", {"batch_size": 3, "num_units": 40}, id="units"),
+        pytest.param("lstm", {"batch_size": 1, "num_units": 20}, id="units, some packed"),
+        pytest.param("lstm", {"batch_size": 5, "num_units": 20}, id="rows, since weights are small"),
         pytest.param("gru", {"batch_size": 1, "num_units": 1, "threads": 3}, id="more threads than unit blocks"),
-        pytest.param("lstm", {"batch_size": 9, "threads": 3, "swap_memory": True}, id="units, swapping"),
+        pytest.param("lstm", {"batch_size": 5, "threads": 3, "swap_memory": True}, id="units, swapping"),
     ],
 )
 def test_threads_share_the_work_and_change_no_result(name: str, axes: dict[str, Any]) -> None:

@@ -49,6 +49,13 @@ def test_a_partition_s_sizes_are_those_that_some_thread_has(count: int, threads:
     assert list(found.sizes) == wanted
 
 
+@given(st.integers(1, 300), st.integers(1, 20), st.integers(1, 12))
+def test_the_groups_of_a_partition_are_as_many_as_its_items(count: int, threads: int, largest: int) -> None:
+    found = partition(count, threads, largest)
+    assert sum(found.each) == count
+    assert all(1 <= size <= largest for size in found.each)
+
+
 def test_more_threads_than_items_leave_threads_without_work() -> None:
     assert partition(2, 4, 6) == Partition(1, ((0, 1, 0), (1, 1, 0), (2, 0, 0), (2, 0, 0)))
 
@@ -106,12 +113,23 @@ def test_tiles_fit_into_the_registers(cell: str, batch: int, units: int, threads
 
 
 @pytest.mark.parametrize(
-    ("batch", "threads", "split"), [(1, 1, "rows"), (7, 2, "units"), (8, 2, "rows"), (3, 1, "rows"), (16, 5, "units")]
+    ("batch", "threads", "units", "split"),
+    [
+        (1, 1, 6, "rows"),
+        (8, 2, 300, "rows"),
+        (3, 1, 300, "rows"),
+        (7, 2, 300, "units"),
+        (16, 5, 300, "units"),
+        (7, 2, 6, "rows"),
+        (2, 2, 6, "rows"),
+        (3, 2, 6, "units"),
+        (1, 2, 6, "units"),
+    ],
 )
-def test_threads_split_rows_where_each_gets_at_least_4_and_units_otherwise(
-    batch: int, threads: int, split: str
+def test_threads_split_rows_where_each_gets_at_least_4_or_weights_are_small_and_units_otherwise(
+    batch: int, threads: int, units: int, split: str
 ) -> None:
-    layout = bottom(stack(batch=batch, threads=threads))
+    layout = bottom(stack(batch=batch, threads=threads, units=units))
     assert layout.split == split
     assert len(layout.rows.shares) == (threads if split == "rows" else 1)
     assert all(len(stage.groups.shares) == (threads if split == "units" else 1) for stage in layout.stages)

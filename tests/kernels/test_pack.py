@@ -76,6 +76,15 @@ def test_rows_that_are_packed_and_unpacked_are_what_they_were(rows: int, gates: 
     np.testing.assert_array_equal(pack.unpacked(packed, order), values)
 
 
+def test_streamed_weights_hold_all_columns_of_a_group_step_by_step() -> None:
+    vectors = matrix(5, 3, LANES).reshape(5, 3, LANES)
+    packed = pack.streamed(vectors, [2, 3])
+    assert packed.shape == vectors.shape
+    flat = packed.reshape(-1, LANES)
+    wanted = [vectors[c, k] for first, count in ((0, 2), (2, 3)) for k in range(3) for c in range(first, first + count)]
+    np.testing.assert_array_equal(flat, wanted)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (2, 0, 4), (7, 16)])
 def test_aligned_arrays_start_at_a_cache_line_and_are_zero(dtype: str, shape: tuple[int, ...]) -> None:

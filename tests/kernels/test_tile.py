@@ -104,6 +104,7 @@ def test_a_steps_tile_adds_to_its_result_whatever_it_asks_for_meanwhile() -> Non
     kernel = Kernel("run", tile, 6)
     a, w, start = drawn(rng, (rows, 7), dtype), drawn(rng, (2, 5, lanes), dtype), drawn(rng, (rows, 3 * lanes), dtype)
     wanted = placed(start, np.einsum("rk,ckl->rcl", a[:, :5], w), (0, 2 * width))
+    w = pack.streamed(w, [2])
     for ahead, ahead_k in ((w.ctypes.data, width), (0, 0), (0, 1 << 40)):  # no address that is asked for can fail
         out = start.copy()
         call(kernel, out.ctypes.data, out.ctypes.data, a.ctypes.data, w.ctypes.data, ahead, ahead_k)
@@ -121,6 +122,7 @@ def test_a_steps_tile_adds_up_two_products_from_a_row_that_all_rows_share(rows: 
     x, h = drawn(rng, (rows, 7), dtype), drawn(rng, (rows, 9), dtype)
     W_x, W_h = drawn(rng, (2, 5, lanes), dtype), drawn(rng, (2, 9, lanes), dtype)
     bias, out = drawn(rng, (4, lanes), dtype), pack.aligned((rows, 2, lanes), dtype)
-    call(kernel, *(array.ctypes.data for array in (bias, out, x, W_x, h, W_h)))
+    x_stream, h_stream = pack.streamed(W_x, [2]), pack.streamed(W_h, [2])
+    call(kernel, *(array.ctypes.data for array in (bias, out, x, x_stream, h, h_stream)))
     sums = np.einsum("rk,ckl->rcl", x[:, :5], W_x) + np.einsum("rk,ckl->rcl", h, W_h)
     np.testing.assert_array_equal(out, bias[[0, 3]] + sums)

@@ -18,7 +18,9 @@ from unrollbench.schedule import Schedule
 SHARE_KEPT = 0.75
 """Of the second-level cache: weights that take no more are still there at the next step, beside all else."""
 ROWS_PER_THREAD = 4
-"""From this many batch rows per thread on, threads split rows and need no barrier; below, they split units."""
+"""From this many batch rows per thread on, threads split rows and need no barrier; below, they split units, unless a
+barrier costs more than for each of them to read all of a layer's weights, as up to SMALL_WEIGHTS_BYTES."""
+SMALL_WEIGHTS_BYTES = 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
     """Each layer's layout; layers below the top keep a window of outputs, the top keeps all."""
     fused = schedule.window == 1
     kept_bytes = SHARE_KEPT * host.second_level_cache_bytes()
-    split = "rows" if spec.threads == 1 or spec.batch_size >= ROWS_PER_THREAD * spec.threads else "units"
+    split = "rows" if _splits_rows(spec) else "units"
     return tuple(
         LayerLayout(
             layer,
@@ -63,6 +65,15 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
         )
         for index, layer in enumerate(spec.layers)
     )
+
+
+def _splits_rows(spec: NetworkSpec) -> bool:
+    """Whether threads have rows of their own, and not unit blocks of all rows."""
+    rows, threads = spec.batch_size, spec.threads
+    if threads == 1 or rows >= ROWS_PER_THREAD * threads:
+        return True
+    even = rows % threads == 0 or rows >= 2 * threads  # otherwise some would have twice what others have
+    return even and max(_weight_bytes(spec, layer, 0) for layer in spec.layers) <= SMALL_WEIGHTS_BYTES
 
 
 def _read_per_step(spec: NetworkSpec, layer: int, fused: bool) -> int:

@@ -63,7 +63,7 @@ def columns(matrix: Array, order: Order) -> Array:
 
 
 def streamed(vectors: Array, groups: Iterable[int]) -> Array:
-    """(columns, K, lanes) -> the same, but so many columns at a time are (K, columns, lanes), as step tiles read them."""
+    """(columns, K, lanes) -> as step tiles read them: so many columns at a time are (K, columns, lanes)."""
     found, first = aligned(vectors.shape, vectors.dtype.name), 0
     for count in groups:
         group = vectors[first : first + count]
