@@ -18,9 +18,11 @@ from tests.backends.numba_programs import (
     run,
     small,
 )
-from unrollbench.backends.numba_cpu import NumbaCpu
+from unrollbench.backends.numba_cpu import NetworkProgram, NumbaCpu
 from unrollbench.case import Case
 from unrollbench.kernels import pack
+from unrollbench.kernels.spec import spec_of
+from unrollbench.schedule import of_case
 from unrollbench.tensors import Outputs, draw
 
 
@@ -61,6 +63,31 @@ def test_time_may_change_from_call_to_call_and_nothing_is_compiled_again(axes: d
         with nothing_compiled():
             results = run(program, longer, tensors)
         check(longer, tensors, results)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("cell", "axes"),
+    [
+        ("lstm with peepholes", {"num_units": (150, 90), "num_layers": 2}),
+        ("lstm", {"input_size": 130, "num_units": 100, "mode": "forward"}),
+        ("gru", {"input_size": 40, "num_units": 120}),
+        ("basic_rnn", {"num_units": 250, "num_layers": 2, "mode": "forward"}),
+    ],
+)
+def test_inputs_that_are_projected_ahead_are_those_of_every_length(
+    cell: str, axes: dict[str, Any], threads: int
+) -> None:
+    case = Case(**{**SMALL, **CELLS[cell], "batch_size": 1, "parallel_iterations": 48, **axes, "threads": threads})
+    program = NetworkProgram(spec_of(case), of_case(case))
+    try:
+        assert program.network.layouts[-1].projects_ahead
+        for T, length in ((50, 50), (7, 7), (16, 16), (32, 32), (33, 20), (100, 100), (97, 96), (48, 0)):
+            longer = replace(case, sequence_length=T, lengths=(length,), seed=T)
+            tensors = draw(longer)
+            check(longer, tensors, run(program, longer, tensors))
+    finally:
+        program.close()
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)

@@ -171,6 +171,27 @@ def test_a_window_of_one_step_needs_room_for_a_tile_of_gates_and_two_slots_of_ou
     assert {s.gate_slots for s in bottom(stack("gru"), window=1).stages} == {"time"}
 
 
+@pytest.mark.parametrize(
+    ("units", "batch", "threads", "window", "ahead"),
+    [
+        (128, 1, 1, 32, True),
+        (128, 1, 2, 32, True),
+        (128, 2, 1, 32, False),
+        (128, 1, 1, 31, False),
+        (128, 1, 1, 1, False),
+        (50, 1, 1, 32, False),
+        (60, 1, 1, 32, True),
+        (60, 1, 2, 32, False),
+        (1000, 1, 1, 32, False),
+    ],
+)
+def test_steps_of_one_row_project_ahead_where_their_weights_come_from_a_cache_but_the_first(
+    units: int, batch: int, threads: int, window: int, ahead: bool
+) -> None:
+    spec = stack("lstm", units=units, batch=batch, threads=threads, layers=2)
+    assert planned(spec, window=window)[1].projects_ahead == ahead
+
+
 def test_weights_are_asked_for_ahead_only_where_the_second_level_cache_cannot_keep_them() -> None:
     kept = host.second_level_cache_bytes()
     small, large = (bottom(stack("basic_rnn", units=int((share * kept / 4) ** 0.5))) for share in (0.5, 1.5))

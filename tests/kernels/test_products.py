@@ -141,6 +141,7 @@ for axes in (
     {**CELLS["gru"], "num_units": 70, "num_layers": 2, "mode": "forward", "parallel_iterations": 1},
     {"cell": "lstm", "cell_options": wide, "num_units": 210, "mode": "forward", "parallel_iterations": 1},
     {"cell": "lstm", "cell_options": wide, "num_units": 210, "mode": "forward", "execution": "stepwise", "threads": 2},
+    {"cell": "lstm", "batch_size": 1, "input_size": 50, "num_units": 100, "sequence_length": 53, "execution": "static"},
 ):
     case = Case(**{**SMALL, **axes})
     tensors = draw(case)

@@ -13,7 +13,7 @@ from typing import Any
 
 from unrollbench.kernels import forward, gradient, products, source, threads, tile
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.layout import Inputs, LayerLayout, inputs_of
+from unrollbench.kernels.layout import AHEAD_ROWS, Inputs, LayerLayout, inputs_of
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.walk import Walk
 from unrollbench.kernels.words import peek
@@ -105,6 +105,11 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
                 asks = layout.asks(rows) and not group.packed
                 multiplied = tile.step_tile(layout.dtype, rows, *forward.ends(layout, s, group), added, asks)
                 namespace[f"tile_{s.index}_{rows}x{group.name}"] = multiplied
+                if layout.projects_ahead and s.stage.takes_input:
+                    later = tile.Product(layout.spec.input_size, inputs.row_bytes)
+                    own = (forward.ends(layout, s, group)[1], added[-1])
+                    name = f"projecting_{s.index}_{rows}x{group.name}"
+                    namespace[name] = tile.projecting_tile(layout.dtype, *own, later, AHEAD_ROWS, s.row_bytes)
         equations = _equations(_of_any_input(layout), s.index)
         namespace |= {name: each.call for name, each in equations.items()}
         uses += equations.values()

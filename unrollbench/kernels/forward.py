@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unrollbench.kernels.equations import Equations
 from unrollbench.kernels.expression import Expression
-from unrollbench.kernels.layout import Group, Inputs, LayerLayout, StageLayout
+from unrollbench.kernels.layout import AHEAD_ROWS, AHEAD_STEPS, Group, Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.places import Places, exposed
 from unrollbench.kernels.source import (
     array,
@@ -25,13 +25,15 @@ from unrollbench.kernels.walk import Walk
 def step(layout: LayerLayout, inputs: Inputs) -> str:
     """`step(f, t, s)`: all stages of time step t, whose gate buffer lies in slot s of the window."""
     lines = begin(layout)
-    if layout.fused:
+    if layout.fused or layout.projects_ahead:
         lines.append(f"x = {inputs.address(layout)}")
+    if layout.projects_ahead:
+        lines += _ahead(layout)
     for s in layout.stages:
         known, i = addresses(layout, s), s.index
         named, passed = assigned(s, {name: known[name] for name in equations(layout, s).addresses})
         lines += [*named, f"operand, W_h = {array(layout, s.stage.operand)}, {field(layout, f'W_h_{i}')}"]
-        if layout.fused:
+        if layout.fused or layout.projects_ahead:
             lines.append(f"bias, W_x = {field(layout, f'bias_{i}')}, {field(layout, f'W_x_{i}')}")
 
         def tile(rows: int, group: Group, s: StageLayout = s, passed: dict[str, str] = passed) -> list[str]:
@@ -60,9 +62,43 @@ def _tile(
                 columns = s.group_columns(group)
                 arguments += following_weights(layout, weights, rows, group.blocks, columns, panel)
     shape = f"{s.index}_{rows}x{group.name}"
+    lines = [f"tile_{shape}({', '.join(arguments)})"]
+    if layout.projects_ahead and s.stage.takes_input:
+        later = _projected(layout, s, inputs, group)
+        together = f"projecting_{shape}({', '.join([*arguments[1:], *later])})"
+        columns = AHEAD_STEPS // AHEAD_ROWS * s.group_columns(group)
+        lines = [f"if ahead and part < {columns}:", f"    {together}", "else:", f"    {lines[0]}"]
     return [
-        f"tile_{shape}({', '.join(arguments)})",
+        *lines,
         f"equations_{shape}(t, lengths, row, block, {', '.join(passed.values())}, top)",
+    ]
+
+
+def _ahead(layout: LayerLayout) -> list[str]:
+    """Lines that say whether this step projects the inputs of later ones, the so-manieth part, and from which row on.
+
+    later: how many rows after this step's; there is one row per step. Two tiles of rows in turn take each column.
+    """
+    window = field(layout, "window")
+    turn = f"(part & {AHEAD_STEPS // AHEAD_ROWS - 1})"
+    return [
+        f"part, ahead = s % {AHEAD_STEPS}, (s // {AHEAD_STEPS} + 2) * {AHEAD_STEPS} <= {window}",
+        f"later = {AHEAD_STEPS} - part + {AHEAD_ROWS} * {turn}",
+    ]
+
+
+def _projected(layout: LayerLayout, s: StageLayout, inputs: Inputs, group: Group) -> list[str]:
+    """The last arguments of a `projecting_tile`: of the rows of inputs and the column of this group that are due."""
+    gates_count, width = len(s.stage.gates), layout.width
+    due = f"(part // {AHEAD_STEPS // AHEAD_ROWS})"
+    column = f"({due} % {gates_count} * {s.whole} + block + {due} // {gates_count})"
+    if group.packed:
+        column = f"({gates_count * s.whole} + {due})"
+    return [
+        f"x + later * {inputs.row_bytes}",
+        f"W_x + {column} * {layout.spec.input_size * width}",
+        f"bias + {column} * {width}",
+        f"gates_{s.index} + later * {s.row_bytes} + {column} * {width}",
     ]
 
 

@@ -22,6 +22,10 @@ from unrollbench.kernels import host
 
 SHARE_OF_SUMS = 0.375
 """Of the second-level cache: for sums of the weight gradient, to which rows of gradients and operands are added."""
+AHEAD_STEPS = 16
+"""Time steps whose inputs are multiplied during the AHEAD_STEPS before them, where a layout `projects_ahead`."""
+AHEAD_ROWS = 8
+"""Rows of a tile that does that: with 8 columns of its own the step then has as many multiply-adds for each."""
 Slots = Literal["time", "window", "single", "two", "tile"]
 
 
@@ -148,6 +152,8 @@ class LayerLayout:
     """Whether the step multiplies its inputs by W_x itself: a window has no other step to do that together with."""
     streams: bool
     """Whether a step's weights come from beyond the second-level cache each time."""
+    projects_ahead: bool
+    """Whether steps of one row multiply the inputs of later steps while they wait for their own weights."""
 
     @property
     def lanes(self) -> int:
@@ -306,7 +312,7 @@ class Inputs:
     def address(self, layout: LayerLayout) -> str:
         """An expression for the first row of step t, in the text of a step."""
         step = self.row_bytes * layout.batch
-        moved = f"- (t & 1) * {step}" if self.slots == "two" else f"+ t * {step}"
+        moved = {"two": f"- (t & 1) * {step}", "window": f"+ s * {step}"}.get(self.slots, f"+ t * {step}")
         return f"peek(f, {layout.fields['x']}) {moved}"
 
 

@@ -9,7 +9,7 @@ from unrollbench.case import DTYPES
 from unrollbench.cells import LayerSpec
 from unrollbench.kernels import cpu, host, specialize, swap, threads
 from unrollbench.kernels.build import Kernel, Phases
-from unrollbench.kernels.layout import LayerLayout
+from unrollbench.kernels.layout import AHEAD_STEPS, LayerLayout
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.spec import NetworkSpec
 from unrollbench.kernels.words import peek
@@ -21,6 +21,8 @@ ROWS_PER_THREAD = 4
 """From this many batch rows per thread on, threads split rows and need no barrier; below, they split units, unless a
 barrier costs more than for each of them to read all of a layer's weights, as up to SMALL_WEIGHTS_BYTES."""
 SMALL_WEIGHTS_BYTES = 128 * 1024
+AHEAD_LEAST_BYTES, AHEAD_MOST_BYTES = 96 * 1024, 12 * 1024 * 1024
+"""Weights of a layer, per thread and of all, with which its steps project inputs ahead."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
             split,  # type: ignore[arg-type]
             fused,
             _read_per_step(spec, index, fused) > kept_bytes,
+            _projects_ahead(spec, layer, schedule),
         )
         for index, layer in enumerate(spec.layers)
     )
@@ -74,6 +77,16 @@ def _splits_rows(spec: NetworkSpec) -> bool:
         return True
     even = rows % threads == 0 or rows >= 2 * threads  # otherwise some would have twice what others have
     return even and max(_weight_bytes(spec, layer, 0) for layer in spec.layers) <= SMALL_WEIGHTS_BYTES
+
+
+def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> bool:
+    """Whether that pays: one row's steps wait for their weights, unless all are in the first-level cache.
+
+    With so many weights that those of inputs and steps drive each other out of the last cache, it does not.
+    """
+    read = _weight_bytes(spec, layer, layer.input_size)
+    pays = AHEAD_LEAST_BYTES * spec.threads <= read <= AHEAD_MOST_BYTES
+    return pays and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS
 
 
 def _read_per_step(spec: NetworkSpec, layer: int, fused: bool) -> int:

@@ -11,7 +11,7 @@ from textwrap import indent
 from unrollbench.case import DTYPES
 from unrollbench.kernels import host
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.layout import Inputs, LayerLayout, StageLayout
+from unrollbench.kernels.layout import AHEAD_STEPS, Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.source import field, function
 from unrollbench.kernels.tile import copy_vectors, tile
@@ -94,6 +94,8 @@ def share(rows: str, threads: int) -> list[str]:
 def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     """`project(f, t, slot, n)`: gate buffers of n steps from t = x . W_x + bias, or the bias alone without an input.
 
+    Where steps project ahead, only the first AHEAD_STEPS of the n and those that are left beside whole AHEAD_STEPS.
+
     The first stage's also carries h from one window to the next, where an array has only a window's slots: the state
     after the last window becomes slot 0.
     """
@@ -103,22 +105,30 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     h = layout.arrays["h"]
     at = partial(field, layout)
     lines = [f"thread, rows = {at('thread')}, n * {batch}"]
+    if i == 0 and (h.slots == "window" or layout.projects_ahead):
+        lines.append(f"before = {at('window')}")
+        lines.append(f"poke(f + {layout.fields['window']}, n)")
     if i == 0 and h.slots == "window":
         state_bytes = batch * h.row_bytes
         lines += [
-            f"before, own = {at('window')}, {state_bytes} * thread // {threads}",
+            f"own = {state_bytes} * thread // {threads}",
             "if before > 0:",
             f"    state = {at('h')} + own",
             f"    copy_bytes(state, state + before * {state_bytes}, {state_bytes} * (thread + 1) // {threads} - own)",
-            f"poke(f + {layout.fields['window']}, n)",
         ]
-    lines += [
+    multiplied = [
         *share("rows", threads),
-        f"x = {at('x')} + ({x_slot} * {batch} + first) * {inputs.row_bytes}",
-        f"gates = {at(f'gates_{i}')} + ({gates_slot} * {batch} + first) * {s.row_bytes}",
+        f"x = {at('x')} + (({x_slot} + done) * {batch} + first) * {inputs.row_bytes}",
+        f"gates = {at(f'gates_{i}')} + (({gates_slot} + done) * {batch} + first) * {s.row_bytes}",
         f"multiply(last - first, {s.columns}, {depth}, x, {inputs.row_bytes}, {layout.itemsize}, "
         f"{at(f'W_x_{i}')}, {depth * width}, {width}, {at(f'bias_{i}')}, 0, gates, {s.row_bytes})",
     ]
+    if layout.projects_ahead and depth:
+        lines += ["done = 0", "while done < n:", f"    rows = min({AHEAD_STEPS}, n - done) * {batch}"]
+        lines += [f"    {line}" for line in multiplied]
+        lines.append(f"    done += {AHEAD_STEPS} if n < {2 * AHEAD_STEPS} else n // {AHEAD_STEPS} * {AHEAD_STEPS}")
+    else:
+        lines += ["done = 0", *multiplied]
     return _kernel("project", layout, lines)
 
 

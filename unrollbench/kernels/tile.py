@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
+from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
@@ -44,63 +46,84 @@ class _Tile:
     def _cells(self, address, stride, offsets):
         start = pointer(self.builder, address)
         return [
-            self._at(start, self.builder.add(self._times(stride, r), ir.Constant(I64, offset)))
+            self.at(start, self.builder.add(self._times(stride, r), ir.Constant(I64, offset)))
             for r in range(self.rows)
             for offset in offsets
         ]
 
-    def _at(self, address, offset):
+    def at(self, address, offset):
         return self.builder.gep(address, [offset], source_etype=ir.IntType(8))
 
     def _times(self, stride, index):
         return self.builder.mul(stride, ir.Constant(I64, index))
 
     def add(self, count, sums, a, w, ahead=None):
-        """The sums after `count` more steps of k.
+        """The sums after `count` more steps of k; the other arguments are those of `_Part` and `_add`."""
+        return _add(self.builder, count, [_Part(self, sums, a, w)], ahead)[0]
 
-        a: (address, stride over rows, over k); w: (address, stride over columns, over k); ahead: (address, stride) of
-        the line to ask for in each step.
-        """
-        builder, zero = self.builder, ir.Constant(I64, 0)
-        entry, body, done = builder.basic_block, builder.append_basic_block(), builder.append_basic_block()
-        walks = [(pointer(builder, one[0]), one[-1]) for one in (a, w, *([ahead] if ahead else []))]
-        builder.cbranch(builder.icmp_signed(">", count, zero), body, done)
-        builder.position_at_end(body)
-        k, places = builder.phi(I64), [builder.phi(ir.PointerType()) for _ in walks]
-        before = [builder.phi(self.llvm) for _ in sums]
-        after = self._step(places[0], a[1], places[1], w[1], before)
-        if ahead:
-            self._prefetch(places[2])
-        following = builder.add(k, ir.Constant(I64, 1))
-        moved = [(place, first, self._at(place, step)) for place, (first, step) in zip(places, walks, strict=True)]
-        for phi, first, value in ((k, zero, following), *moved, *zip(before, sums, after, strict=True)):
-            phi.add_incoming(first, entry)
-            phi.add_incoming(value, body)
-        builder.cbranch(builder.icmp_signed("<", following, count), body, done)
-        builder.position_at_end(done)
-        results = [builder.phi(self.llvm) for _ in sums]
-        for result, first, value in zip(results, sums, after, strict=True):
-            result.add_incoming(first, entry)
-            result.add_incoming(value, body)
-        return results
-
-    def _step(self, a, a_row, w, w_column, sums):
-        places = [self._at(w, self._times(w_column, c)) for c in range(self.columns)]
+    def step(self, a, a_row, w, w_column, sums):
+        """The sums after one step of k."""
+        places = [self.at(w, self._times(w_column, c)) for c in range(self.columns)]
         weights = [self.builder.load(place, align=self.size, typ=self.llvm) for place in places]
         updated = []
         for r in range(self.rows):
-            place = self._at(a, self._times(a_row, r))
+            place = self.at(a, self._times(a_row, r))
             scalar = self.builder.load(place, align=self.size, typ=self.llvm.element)
             spread, own = splat(self.builder, scalar, self.llvm), sums[r * self.columns :]
             updated += [multiply_add(self.builder, self.ty, spread, *pair) for pair in zip(weights, own, strict=False)]
         return updated
 
-    def _prefetch(self, place):
+    def prefetch(self, place):
         """Asks for the line at an address, for reading, in the second-level cache."""
         word = ir.IntType(32)
         function = ir.FunctionType(ir.VoidType(), [ir.PointerType(), word, word, word])
         prefetch = cgutils.get_or_insert_function(self.builder.module, function, "llvm.prefetch.p0")
         self.builder.call(prefetch, [place, *(ir.Constant(word, value) for value in (0, 2, 1))])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A tile and what is added to its sums.
+
+    a: (address, stride over rows, over k); w: (address, stride over columns, over k).
+    """
+
+    tile: _Tile
+    sums: list[Any]
+    a: tuple[Any, Any, Any]
+    w: tuple[Any, Any, Any]
+
+
+def _add(builder, count, parts, ahead=None):
+    """Each part's sums after `count` more steps of k, which take turns.
+
+    ahead: (address, stride) of the line to ask for in each step.
+    """
+    zero, first_tile = ir.Constant(I64, 0), parts[0].tile
+    entry, body, done = builder.basic_block, builder.append_basic_block(), builder.append_basic_block()
+    walked = [each for part in parts for each in (part.a, part.w)] + ([ahead] if ahead else [])
+    walks = [(pointer(builder, one[0]), one[-1]) for one in walked]
+    builder.cbranch(builder.icmp_signed(">", count, zero), body, done)
+    builder.position_at_end(body)
+    k, places = builder.phi(I64), [builder.phi(ir.PointerType()) for _ in walks]
+    before, after = [[builder.phi(value.type) for value in part.sums] for part in parts], []
+    for index, (part, sums) in enumerate(zip(parts, before, strict=True)):
+        after.append(part.tile.step(places[2 * index], part.a[1], places[2 * index + 1], part.w[1], sums))
+    if ahead:
+        first_tile.prefetch(places[-1])
+    following = builder.add(k, ir.Constant(I64, 1))
+    moved = [(place, start, first_tile.at(place, step)) for place, (start, step) in zip(places, walks, strict=True)]
+    first, last, phis = (list(chain(*each)) for each in ([part.sums for part in parts], after, before))
+    for phi, start, value in ((k, zero, following), *moved, *zip(phis, first, last, strict=True)):
+        phi.add_incoming(start, entry)
+        phi.add_incoming(value, body)
+    builder.cbranch(builder.icmp_signed("<", following, count), body, done)
+    builder.position_at_end(done)
+    results = [[builder.phi(value.type) for value in part.sums] for part in parts]
+    for result, start, value in zip(chain(*results), first, last, strict=True):
+        result.add_incoming(start, entry)
+        result.add_incoming(value, body)
+    return results
 
 
 @cache
@@ -176,3 +199,42 @@ def step_tile(dtype: str, rows: int, start: Ends, out: Ends, products: tuple[Pro
         emitted.store(sums, last, word(out.row), out.offsets)
 
     return emit
+
+
+@cache
+def projecting_tile(dtype: str, ends: Ends, product: Product, ahead: Product, ahead_rows: int, ahead_row_bytes: int):
+    """A `step_tile` of one row that multiplies some rows of later inputs by one column of W_x at the same time.
+
+    While the first waits for weights from a cache, the other has something to multiply. Arguments: out, from which the
+    row's sums also start; a, w; then of the other product x, W_x, the bias it starts from, and where its sums go, in
+    rows of `ahead_row_bytes`.
+    """
+    ty = vector(dtype)
+    size, width, columns = ty.size, ty.size * ty.lanes, len(ends.offsets)
+
+    def emit(builder, out, a, w, x, w_x, bias, out_x):
+        def word(value):
+            return ir.Constant(I64, value)
+
+        row, later = _Tile(builder, ty, 1, columns), _Tile(builder, ty, ahead_rows, 1)
+        own = _Part(
+            row, row.load(out, word(0), ends.offsets), (a, word(0), word(size)), (w, word(width), word(columns * width))
+        )
+        other = _Part(
+            later, later.load(bias, word(0), (0,)), (x, word(ahead.a_row), word(size)), (w_x, word(0), word(width))
+        )
+        both = min(product.depth, ahead.depth)
+        sums, later_sums = _add(builder, word(both), [own, other])
+        sums = _rest(own, sums, word(both), word(product.depth - both))
+        later_sums = _rest(other, later_sums, word(both), word(ahead.depth - both))
+        row.store(sums, out, word(0), ends.offsets)
+        later.store(later_sums, out_x, word(ahead_row_bytes), (0,))
+
+    return emit
+
+
+def _rest(part, sums, done, count):
+    """A part's sums, of which `done` steps of k are in `sums`, after `count` more."""
+    builder = part.tile.builder
+    a, w = ((builder.add(each[0], builder.mul(done, each[2])), *each[1:]) for each in (part.a, part.w))
+    return part.tile.add(count, sums, a, w)
