@@ -42,7 +42,7 @@ class Build:
 
 
 BUILDS = {
-    "numba_cpu": Build(import_s=0.0, base_s=(0.5, 1.0), copy_s=(0.0002, 0.0004)),
+    "numba_cpu": Build(import_s=0.0, base_s=(0.3, 0.7), copy_s=(0.0002, 0.0004)),
     "numba_cuda": Build(import_s=2.0, base_s=(8.0, 15.0), copy_s=(0.0001, 0.0003)),
     "tensorflow": Build(import_s=3.0, base_s=(0.2, 0.3), copy_s=(0.006, 0.035)),
     "keras": Build(import_s=4.0, base_s=(0.5, 1.0), copy_s=(0.006, 0.035)),
