@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kernels.stacks import bottom, planned, stack
+from unrollbench import cells
 from unrollbench.case import CellOptions
 from unrollbench.kernels import host
-from unrollbench.kernels.layout import Partition, partition
+from unrollbench.kernels.layout import AHEAD_ROWS, AHEAD_STEPS, Partition, partition
 
 
 def items(share: tuple[int, int, int], big: int) -> list[int]:
@@ -190,6 +193,20 @@ def test_steps_of_one_row_project_ahead_where_their_weights_come_from_a_cache_bu
 ) -> None:
     spec = stack("lstm", units=units, batch=batch, threads=threads, layers=2)
     assert planned(spec, window=window)[1].projects_ahead == ahead
+
+
+@pytest.mark.parametrize(("gates", "ahead"), [(8, True), (9, False)])
+def test_steps_project_ahead_only_as_many_gates_as_there_are_steps_for(
+    monkeypatch: pytest.MonkeyPatch, gates: int, ahead: bool
+) -> None:
+    lstm = cells.load("lstm", CellOptions(), "float32")
+    wide = replace(lstm, stages=(replace(lstm.stages[0], gates=tuple("abcdefghi"[:gates])),))
+    monkeypatch.setattr(cells, "load", lambda *_: wide)
+    layout = bottom(stack("lstm", units=128, batch=1))
+    assert layout.projects_ahead == ahead
+    (stage,) = layout.stages
+    columns = max(stage.group_columns(group) for group in stage.tile_groups)
+    assert not ahead or columns * AHEAD_STEPS // AHEAD_ROWS <= AHEAD_STEPS
 
 
 def test_weights_are_asked_for_ahead_only_where_the_second_level_cache_cannot_keep_them() -> None:

@@ -105,17 +105,16 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     h = layout.arrays["h"]
     at = partial(field, layout)
     lines = [f"thread, rows = {at('thread')}, n * {batch}"]
-    if i == 0 and (h.slots == "window" or layout.projects_ahead):
-        lines.append(f"before = {at('window')}")
-        lines.append(f"poke(f + {layout.fields['window']}, n)")
     if i == 0 and h.slots == "window":
         state_bytes = batch * h.row_bytes
         lines += [
-            f"own = {state_bytes} * thread // {threads}",
+            f"before, own = {at('window')}, {state_bytes} * thread // {threads}",
             "if before > 0:",
             f"    state = {at('h')} + own",
             f"    copy_bytes(state, state + before * {state_bytes}, {state_bytes} * (thread + 1) // {threads} - own)",
         ]
+    if i == 0 and (h.slots == "window" or layout.projects_ahead):
+        lines.append(f"poke(f + {layout.fields['window']}, n)")
     multiplied = [
         *share("rows", threads),
         f"x = {at('x')} + (({x_slot} + done) * {batch} + first) * {inputs.row_bytes}",
