@@ -81,7 +81,7 @@ def test_inputs_that_are_projected_ahead_are_those_of_every_length(
     case = Case(**{**SMALL, **CELLS[cell], "batch_size": 1, "parallel_iterations": 48, **axes, "threads": threads})
     program = NetworkProgram(spec_of(case), of_case(case))
     try:
-        assert program.network.layouts[-1].projects_ahead
+        assert all(layout.projects_ahead for layout in program.network.layouts)
         for T, length in ((50, 50), (7, 7), (16, 16), (32, 32), (33, 20), (100, 100), (97, 96), (48, 0)):
             longer = replace(case, sequence_length=T, lengths=(length,), seed=T)
             tensors = draw(longer)

@@ -21,23 +21,24 @@ from unrollbench.tensors import draw
 
 
 @pytest.mark.parametrize(
-    ("name", "axes"),
+    ("name", "axes", "split"),
     [
-        pytest.param("gru", {"batch_size": 9, "num_units": 19}, id="rows"),
-        pytest.param("lstm with everything", {"batch_size": 8}, id="rows, as few as can be"),
-        pytest.param("gru", {"batch_size": 3, "num_units": 35, "num_layers": 2}, id="units, two layers"),
-        pytest.param("lstm with everything", {"batch_size": 3, "num_units": 40}, id="units"),
-        pytest.param("lstm", {"batch_size": 1, "num_units": 20}, id="units, some packed"),
-        pytest.param("lstm", {"batch_size": 5, "num_units": 20}, id="rows, since weights are small"),
-        pytest.param("gru", {"batch_size": 1, "num_units": 1, "threads": 3}, id="more threads than unit blocks"),
-        pytest.param("lstm", {"batch_size": 5, "threads": 3, "swap_memory": True}, id="units, swapping"),
+        pytest.param("gru", {"batch_size": 9, "num_units": 19}, "rows", id="rows"),
+        pytest.param("lstm with everything", {"batch_size": 8}, "rows", id="rows, as few as can be"),
+        pytest.param("gru", {"batch_size": 3, "num_units": 35, "num_layers": 2}, "units", id="units, two layers"),
+        pytest.param("lstm with everything", {"batch_size": 3, "num_units": 40}, "units", id="units"),
+        pytest.param("lstm", {"batch_size": 1, "num_units": 20}, "units", id="units, some packed"),
+        pytest.param("lstm", {"batch_size": 5, "num_units": 20}, "rows", id="rows, since weights are small"),
+        pytest.param("gru", {"batch_size": 1, "num_units": 1, "threads": 3}, "units", id="more threads than blocks"),
+        pytest.param("lstm", {"batch_size": 5, "threads": 3, "swap_memory": True}, "units", id="units, swapping"),
     ],
 )
-def test_threads_share_the_work_and_change_no_result(name: str, axes: dict[str, Any]) -> None:
+def test_threads_share_the_work_and_change_no_result(name: str, axes: dict[str, Any], split: str) -> None:
     case = Case(**{**SMALL, **CELLS[name], "threads": 2, "sequence_length": 9, **axes})
     tensors = draw(case)
     program = NetworkProgram(spec_of(case), of_case(case))
     try:
+        assert {layout.split for layout in program.network.layouts} == {split}
         first = run(program, case, tensors)
         check(case, tensors, first)
         for _ in range(20):  # a race would show in some run

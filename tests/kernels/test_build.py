@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +83,22 @@ def test_building_the_same_network_again_compiles_its_driver_only() -> None:
     own = [set(network.entries.values()) for network in programs]
     assert kernels[0] - own[0] == kernels[1] - own[1]
     assert not own[0] & own[1]
+
+
+@pytest.mark.parametrize("mode", ["forward", "train"])
+@pytest.mark.parametrize("axes", [{}, {"batch_size": 1, "num_units": (64, 64), "parallel_iterations": 48}], ids=str)
+def test_layers_that_differ_in_their_inputs_share_the_kernels_that_do_not_read_them(
+    mode: Any, axes: dict[str, Any]
+) -> None:
+    case = Case(**{**SMALL, "cell": "lstm", "input_size": 5, "num_units": (19, 19), "num_layers": 2, **axes})
+    network = program_of(replace(case, mode=mode, execution="dynamic")).network
+    kernels = set().union(*(entry.reachable() for entry in network.entries.values()))
+    count = Counter(kernel.name for kernel in kernels)
+    equations = {name for name in count if name.startswith(("equations", "gradients"))}
+    assert equations
+    assert {count[name] for name in equations} == {1}
+    steps = {"forward": 2, "train": 2 if axes else 1}[mode]  # h below the top has other slots; some steps read inputs
+    assert count["step"] - (mode == "train") == steps
 
 
 def test_a_build_says_what_each_phase_cost() -> None:

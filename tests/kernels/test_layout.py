@@ -12,7 +12,7 @@ from tests.kernels.stacks import bottom, planned, stack
 from unrollbench import cells
 from unrollbench.case import CellOptions
 from unrollbench.kernels import host
-from unrollbench.kernels.layout import AHEAD_ROWS, AHEAD_STEPS, Partition, partition
+from unrollbench.kernels.layout import AHEAD_ROWS, AHEAD_STEPS, Group, Partition, partition
 
 
 def items(share: tuple[int, int, int], big: int) -> list[int]:
@@ -213,5 +213,5 @@ def test_weights_are_asked_for_ahead_only_where_the_second_level_cache_cannot_ke
     kept = host.second_level_cache_bytes()
     small, large = (bottom(stack("basic_rnn", units=int((share * kept / 4) ** 0.5))) for share in (0.5, 1.5))
     assert (small.streams, large.streams) == (False, True)
-    assert not large.asks(1)  # one row reads each weight once: the hardware follows that
-    assert large.asks(2)
+    assert not large.asks(1, Group(4))  # one row reads each weight once: the hardware follows that
+    assert large.asks(2, Group(4))

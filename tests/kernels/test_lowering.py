@@ -142,3 +142,9 @@ def test_a_kernel_calls_another_by_its_address() -> None:
     call(outer, memory.ctypes.data, 5)
     assert memory[0] == 75
     assert outer.reachable() == {outer, inner}
+
+
+def test_a_call_of_a_kernel_with_another_number_of_arguments_is_an_error() -> None:
+    inner = kernel(function("one", "f", ["poke(f, 1)"]), "one", {"poke": poke})
+    with pytest.raises(TypeError, match="kernel one: called with 2 arguments, but it has 1"):
+        kernel(function("two", "f", ["one(f, f)"]), "two", {"one": inner.call}, [inner])

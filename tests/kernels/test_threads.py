@@ -97,6 +97,15 @@ def test_close_ends_the_threads_and_may_be_called_again() -> None:
     team.close()
 
 
+def test_a_team_does_not_run_in_another_process_than_that_of_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.zeros((2, 1), np.int64)
+    with team_of(1) as alone, team_of(2) as team:
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        alone.run(count(), frames)
+        with pytest.raises(RuntimeError, match="threads are in the process that this one was forked from"):
+            team.run(count(), frames)
+
+
 def test_a_team_that_is_garbage_takes_its_threads_along() -> None:
     before = set(threading.enumerate())
     team = Team(3)

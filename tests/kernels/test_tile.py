@@ -126,3 +126,23 @@ def test_a_steps_tile_adds_up_two_products_from_a_row_that_all_rows_share(rows: 
     call(kernel, *(array.ctypes.data for array in (bias, out, x, x_stream, h, h_stream)))
     sums = np.einsum("rk,ckl->rcl", x[:, :5], W_x) + np.einsum("rk,ckl->rcl", h, W_h)
     np.testing.assert_array_equal(out, bias[[0, 3]] + sums)
+
+
+@pytest.mark.parametrize(("depth", "later_depth"), [(5, 5), (9, 4), (3, 8)])
+def test_a_projecting_tile_is_a_row_s_product_and_that_of_later_rows_with_one_column(
+    depth: int, later_depth: int
+) -> None:
+    rng, lanes, dtype, rows = np.random.default_rng(6), host.lanes("float32"), "float32", 3
+    width = 4 * lanes
+    ends = TILES.Ends(0, (0, 2 * width))
+    product, ahead = TILES.Product(depth, 0), TILES.Product(later_depth, (later_depth + 2) * 4)
+    kernel = Kernel("run", TILES.projecting_tile(dtype, ends, product, ahead, rows, 2 * width), 7)
+    a, w, own = drawn(rng, (1, depth), dtype), drawn(rng, (2, depth, lanes), dtype), drawn(rng, (1, 4 * lanes), dtype)
+    x, w_x = drawn(rng, (rows, later_depth + 2), dtype), drawn(rng, (later_depth, lanes), dtype)
+    bias, later = drawn(rng, (lanes,), dtype), drawn(rng, (rows, 2 * lanes), dtype)
+    wanted, wanted_later = placed(own, np.einsum("rk,ckl->rcl", a, w), (0, 2 * width)), later.copy()
+    wanted_later[:, :lanes] = bias + x[:, :later_depth] @ w_x
+    stream = pack.streamed(w, [2])
+    call(kernel, *(array.ctypes.data for array in (own, a, stream, x, w_x, bias, later)))
+    np.testing.assert_array_equal(own, wanted)
+    np.testing.assert_array_equal(later, wanted_later)

@@ -56,9 +56,9 @@ class Kernel:
 
     def __init__(self, name: str, emit: Emit, arguments: int, uses: Iterable[Kernel] = ()) -> None:
         self.name, self.arguments, self.uses = name, arguments, tuple(uses)
-        Kernel.compiled += 1
-        symbol = f"{name}.{Kernel.compiled}"
         with global_compiler_lock:
+            Kernel.compiled += 1
+            symbol = f"{name}.{Kernel.compiled}"
             self._library: Any = _code_generator().create_library(symbol)
             self._library.enable_object_caching()
             module = self._library.create_ir_module(symbol)
@@ -79,7 +79,12 @@ class Kernel:
         return _executable_bytes(self._library._get_compiled_object())
 
     def call(self, builder: Any, *args: Any) -> None:
-        """Emits a call of this kernel."""
+        """Emits a call of this kernel.
+
+        Raises TypeError where the arguments are not as many as the kernel has.
+        """
+        if len(args) != self.arguments:
+            raise TypeError(f"kernel {self.name}: called with {len(args)} arguments, but it has {self.arguments}")
         target = ir.FunctionType(ir.VoidType(), [I64] * self.arguments).as_pointer()
         builder.call(builder.inttoptr(ir.Constant(I64, self.address), target), args)
 

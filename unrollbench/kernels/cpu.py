@@ -13,7 +13,7 @@ from typing import Any
 
 from unrollbench.kernels import forward, gradient, products, source, threads, tile
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.layout import AHEAD_ROWS, Inputs, LayerLayout, inputs_of
+from unrollbench.kernels.layout import AHEAD_ROWS, Group, Inputs, LayerLayout, inputs_of
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.walk import Walk
 from unrollbench.kernels.words import peek
@@ -22,7 +22,9 @@ from unrollbench.kernels.words import peek
 def forward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Kernel]:
     """project, unless the step does that, and step."""
     layout, inputs = _anywhere(layouts[index]), inputs_of(layouts, index)
-    found = {"step": _forward_step(layout, inputs)}
+    reads_inputs = layout.fused or layout.projects_ahead
+    of_step = (layout, inputs) if reads_inputs else (_of_any_input(layout), Inputs(0, "time"))
+    found = {"step": _forward_step(*of_step)}
     if not layout.fused:
         found["project"] = _together(tuple(products.project(layout, s, inputs) for s in layout.stages))
     return found
@@ -33,15 +35,20 @@ def backward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, 
     layout, inputs = _anywhere(layouts[index]), inputs_of(layouts, index)
     d_x_row = layout.padded(layout.spec.input_size) * layout.itemsize
     return {
-        "back_step": _backward_step(_of_any_input(layout)),
+        "back_step": _backward_step(replace(_of_any_input(layout), top=False)),
         "d_inputs": products.input_gradient(layout, d_x_row, by_time=index == 0),
         "d_weights": _together(tuple(products.weight_gradient(layout, s, inputs.row_bytes) for s in layout.stages)),
     }
 
 
 def _of_any_input(layout: LayerLayout) -> LayerLayout:
-    """The layout as of a layer below the top with a small input, which is all one to kernels that do not read it."""
-    return replace(layout, top=False, spec=replace(layout.spec, input_size=1))
+    """The layout as with a small input, which is all one to kernels that do not read it."""
+    return replace(layout, spec=replace(layout.spec, input_size=1), projects_ahead=False)
+
+
+def _of_any_layer(layout: LayerLayout) -> LayerLayout:
+    """`_of_any_input`, and as of a layer below the top that asks for no weights: for kernels of equations alone."""
+    return replace(_of_any_input(layout), top=False, streams=False)
 
 
 def _anywhere(layout: LayerLayout) -> LayerLayout:
@@ -62,7 +69,7 @@ def _together(kernels: tuple[Kernel, ...]) -> Kernel:
 
 @cache
 def _equations(layout: LayerLayout, index: int) -> dict[str, Kernel]:
-    """A stage's equations for each size of a tile, by name. layout: `_of_any_input`."""
+    """A stage's equations for each size of a tile, by name. layout: `_of_any_layer`."""
     s, found = layout.stages[index], {}
     for packed in sorted({group.packed for group in s.tile_groups}):
         walk = forward.equations(layout, s, packed=packed)
@@ -76,7 +83,7 @@ def _equations(layout: LayerLayout, index: int) -> dict[str, Kernel]:
 
 @cache
 def _gradients(layout: LayerLayout, index: int) -> dict[str, Kernel]:
-    """The gradient of a stage's equations, for its whole blocks and the packed one. layout: `_of_any_input`."""
+    """The gradient of a stage's equations, for its whole blocks and the packed one. layout: `_of_any_layer`."""
     s, found = layout.stages[index], {}
     for packed in sorted({group.packed for group in s.tile_groups}):
         walk = gradient.gradients(layout, s, packed=packed)
@@ -102,7 +109,7 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
         added = tuple(product for product in forward.products(layout, s, inputs) if product is not None)
         for rows, _ in layout.rows.sizes:
             for group in s.tile_groups:
-                asks = layout.asks(rows) and not group.packed
+                asks = layout.asks(rows, group)
                 multiplied = tile.step_tile(layout.dtype, rows, *forward.ends(layout, s, group), added, asks)
                 namespace[f"tile_{s.index}_{rows}x{group.name}"] = multiplied
                 if layout.projects_ahead and s.stage.takes_input:
@@ -110,7 +117,7 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
                     own = (forward.ends(layout, s, group)[1], added[-1])
                     name = f"projecting_{s.index}_{rows}x{group.name}"
                     namespace[name] = tile.projecting_tile(layout.dtype, *own, later, AHEAD_ROWS, s.row_bytes)
-        equations = _equations(_of_any_input(layout), s.index)
+        equations = _equations(_of_any_layer(layout), s.index)
         namespace |= {name: each.call for name, each in equations.items()}
         uses += equations.values()
     return kernel(forward.step(layout, inputs), "step", namespace, uses)
@@ -126,9 +133,9 @@ def _backward_step(layout: LayerLayout) -> Kernel:
                 offsets = tuple(b * layout.width for b in range(blocks))
                 ends = tile.Ends(layout.arrays[s.stage.operand].row_bytes, offsets)
                 namespace[f"tile_T{s.index}_{rows}x{blocks}"] = tile.step_tile(
-                    layout.dtype, rows, ends, ends, added, layout.asks(rows)
+                    layout.dtype, rows, ends, ends, added, layout.asks(rows, Group(blocks))
                 )
-        gradients = _gradients(_of_any_input(layout), s.index)
+        gradients = _gradients(_of_any_layer(layout), s.index)
         namespace |= {name: each.call for name, each in gradients.items()}
         uses += gradients.values()
     return kernel(gradient.step(layout), "step", namespace, uses)

@@ -58,14 +58,12 @@ def _tile(
         if product is not None:
             panel = product.depth * layout.width  # bytes of one column of weights
             arguments += [f"{address} + row * {product.a_row}", f"{weights} + block * {panel * gates_count}"]
-            if not group.packed:
-                columns = s.group_columns(group)
-                arguments += following_weights(layout, weights, rows, group.blocks, columns, panel)
+            arguments += following_weights(layout, weights, rows, group, s.group_columns(group), panel)
     shape = f"{s.index}_{rows}x{group.name}"
     lines = [f"tile_{shape}({', '.join(arguments)})"]
     if layout.projects_ahead and s.stage.takes_input:
-        later = _projected(layout, s, inputs, group)
-        together = f"projecting_{shape}({', '.join([*arguments[1:], *later])})"
+        _, *same = arguments  # a single row asks for no weights, and sums start where they end up
+        together = f"projecting_{shape}({', '.join([*same, *_projected(layout, s, inputs, group)])})"
         columns = AHEAD_STEPS // AHEAD_ROWS * s.group_columns(group)
         lines = [f"if ahead and part < {columns}:", f"    {together}", "else:", f"    {lines[0]}"]
     return [
@@ -75,9 +73,10 @@ def _tile(
 
 
 def _ahead(layout: LayerLayout) -> list[str]:
-    """Lines that say whether this step projects the inputs of later ones, the so-manieth part, and from which row on.
+    """Lines that say whether this step projects the inputs of later ones, which, and which part of that.
 
-    later: how many rows after this step's; there is one row per step. Two tiles of rows in turn take each column.
+    part: which of AHEAD_STEPS. later: how many rows after this step's own the first of a tile's lies; there is one row
+    per step. Two tiles of rows in turn take each column.
     """
     window = field(layout, "window")
     turn = f"(part & {AHEAD_STEPS // AHEAD_ROWS - 1})"

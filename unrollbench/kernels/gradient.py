@@ -52,7 +52,7 @@ def _product(layout: LayerLayout, s: StageLayout) -> list[str]:
     def tile(rows: int, group: Group) -> list[str]:
         out = f"d_operand + row * {row_bytes} + block * {layout.width}"
         passed = [out, out, f"gates_{s.index} + row * {s.row_bytes}", f"W + block * {panel}"]
-        passed += following_weights(layout, "W", rows, group.blocks, group.blocks, panel)
+        passed += following_weights(layout, "W", rows, group, group.blocks, panel)
         return [f"tile_T{s.index}_{rows}x{group.name}({', '.join(passed)})"]
 
     lines = [f"d_operand, W = {field(layout, f'd_{s.stage.operand}')}, {field(layout, f'W_hT_{s.index}')}"]

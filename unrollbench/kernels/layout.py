@@ -95,8 +95,8 @@ class Group:
 class StageLayout:
     """One stage's gate buffer, and how its unit blocks go to tiles and threads.
 
-    A row has G gates of whole vectors of units. Where the units that fill no vector would waste most of G vectors, the
-    gates of these `packed` units follow as one sequence, in `packed_columns` vectors.
+    A row has G gates of whole vectors of units. Where that takes fewer vectors, the gates of the `packed` units that
+    fill no vector follow as one sequence, in `packed_columns` vectors.
 
     gate_bytes, row_bytes: of one gate's whole vectors, and of all, in a row of the buffer, which may have the units of
     one tile only. groups: of the whole blocks.
@@ -197,12 +197,12 @@ class LayerLayout:
             return "time"
         return "window" if not self.fused else "single" if stage.exposed else "tile"
 
-    def asks(self, rows: int) -> bool:
+    def asks(self, rows: int, group: Group) -> bool:
         """Whether a tile of so many rows asks for the weights of the next: not one that reads each weight just once.
 
-        The hardware follows that by itself.
+        The hardware follows that by itself. The packed group has no next one.
         """
-        return self.streams and rows > 1
+        return self.streams and rows > 1 and not group.packed
 
     @cached_property
     def rows(self) -> Partition:

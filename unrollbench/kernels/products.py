@@ -5,6 +5,7 @@ All are one register tile (`tile.tile`) with different strides; rows or columns 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from textwrap import indent
 
@@ -16,7 +17,7 @@ from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.source import field, function
 from unrollbench.kernels.tile import copy_vectors, tile
 from unrollbench.kernels.transpose import transpose
-from unrollbench.kernels.words import copy_bytes, peek, poke
+from unrollbench.kernels.words import Emit, copy_bytes, peek, poke
 
 ROW_TILE = 6
 """Rows of a register tile: 6 rows x 4 columns, 4 weights and a broadcast fill the 32 registers of AVX-512 and NEON."""
@@ -196,13 +197,19 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
         f"            panel += {panel_bytes}",
         "    group = end",
     ]
-    return _kernel("d_weights", layout, lines)
-
-
-def _kernel(name: str, layout: LayerLayout, lines: list[str]) -> Kernel:
-    """The kernel (f, t, slot, n) of those lines."""
-    multiplier = multiply(layout.dtype)
-    called = {"peek": peek, "poke": poke, "copy_bytes": copy_bytes, "multiply": multiplier.call}
     transposer = transpose(layout.dtype)
-    called |= {"copy_4": copy_vectors(layout.dtype, 4), "transpose": transposer.call}
-    return kernel(function(name, "f, t, slot, n", lines), name, called, [multiplier, transposer])
+    packing = {"copy_4": copy_vectors(layout.dtype, 4), "transpose": transposer.call}
+    return _kernel("d_weights", layout, lines, packing, [transposer])
+
+
+def _kernel(
+    name: str,
+    layout: LayerLayout,
+    lines: list[str],
+    others: Mapping[str, Emit] | None = None,
+    uses: Iterable[Kernel] = (),
+) -> Kernel:
+    """The kernel (f, t, slot, n) of those lines, which may call `others` too, among them the kernels `uses`."""
+    multiplier = multiply(layout.dtype)
+    called = {"peek": peek, "poke": poke, "copy_bytes": copy_bytes, "multiply": multiplier.call, **(others or {})}
+    return kernel(function(name, "f, t, slot, n", lines), name, called, [multiplier, *uses])

@@ -105,19 +105,19 @@ def _row_tiles(layout: LayerLayout, group: Group, body: Callable[[int, Group], l
 
 
 def following_weights(
-    layout: LayerLayout, weights: str, rows: int, blocks: int, columns: int, column_bytes: int
+    layout: LayerLayout, weights: str, rows: int, group: Group, columns: int, column_bytes: int
 ) -> list[str]:
     """A tile's two arguments that say which weights of the next group of blocks it asks for meanwhile, if it does.
 
     Each tile of rows asks for one column, or an even part of one if there are tiles enough: what is asked for too fast
     keeps the core from what it needs at once. Then the stride is 0 and it asks for nothing new.
     """
-    if not layout.asks(rows):
+    if not layout.asks(rows, group):
         return []
     tiles = min(sum(share[1:]) for share in layout.rows.shares)
     parts = 1 << (max(1, tiles // columns).bit_length() - 1)
     index = f"(row - first_row) // {rows}"
-    start = f"{weights} + (block + turn * {blocks}) * {columns // blocks * column_bytes}"
+    start = f"{weights} + (block + turn * {group.blocks}) * {columns // group.blocks * column_bytes}"
     return [
         f"{start} + {index} * {column_bytes // parts}",
         f"{layout.width // parts} * ({index} < {columns * parts})",

@@ -28,20 +28,13 @@ SPINS_BEFORE_YIELD = 4_000
 """About 100 microseconds of `pause`: longer than a step's imbalance, shorter than a scheduler's time slice."""
 YIELDS_BEFORE_SLEEP = 2_000
 SLEEP_US = 100
-GENERATION, FINISHED, FUNCTION, FRAMES, STRIDE, OWN_CPU, OWN_CPUS, CALLERS_CPUS, FIELDS = (
-    0,
-    64,
-    128,
-    136,
-    144,
-    152,
-    192,
-    320,
-    448,
-)
-"""Byte offsets in a team's control block; what threads spin on has a cache line of its own. OWN_CPU: whether the
-caller has a processor of its own during a run; OWN_CPUS: that one, CALLERS_CPUS: those it may use otherwise, as the
-system's sets of CPU_SET_BYTES."""
+GENERATION, FINISHED = 0, 64
+FUNCTION, FRAMES, STRIDE, OWN_CPU = 128, 136, 144, 152
+OWN_CPUS, CALLERS_CPUS = 192, 320
+FIELDS = 448
+"""Byte offsets in a team's control block, and its size; what threads spin on has a cache line of its own. OWN_CPU:
+whether the caller has a processor of its own during a run; OWN_CPUS: that one, CALLERS_CPUS: those it may use
+otherwise, as the system's sets of CPU_SET_BYTES."""
 CPU_SET_BYTES = 128
 
 _CAN_PIN = hasattr(os, "sched_setaffinity")
@@ -61,7 +54,7 @@ def _callable(called: Kernel) -> Any:
 
 @cache
 def relax() -> Kernel:
-    """relax(spins): one turn of a spin loop, the so-manieth."""
+    """relax(spins): one turn of a spin loop, which has had so many."""
     text = f"""
 def relax(spins):
     pause()
@@ -196,6 +189,7 @@ class Team:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self._process = os.getpid()
         self._control = np.zeros(FIELDS // 8, np.int64)
         self._members: list[threading.Thread] = []
         self._own_cpu: int | None = None
@@ -238,10 +232,12 @@ class Team:
     def run(self, function: int, frames: npt.NDArray[np.int64]) -> None:
         """Calls the C function at address `function` once per thread, with the address of that thread's row of frames.
 
-        Raises RuntimeError after `close`.
+        Raises RuntimeError after `close`, and in a process that was forked after the threads started.
         """
         if not self.close.alive:
             raise RuntimeError("this program was closed: its threads have ended")
+        if self.size > 1 and os.getpid() != self._process:
+            raise RuntimeError("this program's threads are in the process that this one was forked from: build it here")
         if self.size == 1:
             _c_function(1)(function)(frames.ctypes.data)
         else:
