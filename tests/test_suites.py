@@ -22,6 +22,7 @@ CASES = {
     "cuda_peers": 230,
     "layers": 48,
     "memory": 16,
+    "odd_sizes": 288,
     "parallel_iterations": 36,
     "seeds": 33,
     "smoke": 18,

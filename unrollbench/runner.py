@@ -27,7 +27,7 @@ from unrollbench.worker.forkserver import ForkServer
 from unrollbench.worker.request import Request
 
 PRELOADS: Mapping[str, tuple[str, ...]] = {
-    "numba_cpu": ("unrollbench.kernels.warm:compile_one", "unrollbench.backends.numba_cpu"),
+    "numba_cpu": ("unrollbench.kernels.threads:compile_all", "unrollbench.backends.numba_cpu"),
     "numba_cuda": ("numba",),
     "tensorflow": ("unrollbench.backends.tensorflow_rnn",),
     "torch": ("unrollbench.backends.torch_rnn",),

@@ -46,8 +46,8 @@ def test_columns_by_gate_follow_a_row_of_the_gate_buffer(rows: int, gates: int, 
 @given(st.integers(1, 4), SIZES)
 def test_columns_by_block_hold_all_gates_of_a_unit_block_together(gates: int, sizes: tuple[int, int]) -> None:
     units, left = sizes
-    by_gate, by_block = (order(units, gates, LANES, left) for order in (pack.by_gate, pack.by_block))
-    blocks = -(-(units - left) // LANES)
+    by_gate, blocks = pack.by_gate(units, gates, LANES, left), -(-(units - left) // LANES)
+    by_block = pack.by_block(by_gate, gates, blocks)
     for block in range(blocks):
         for gate in range(gates):
             np.testing.assert_array_equal(by_block[block * gates + gate], by_gate[gate * blocks + block])

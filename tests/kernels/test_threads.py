@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -67,7 +69,7 @@ def run(frame):
                 poke(frame + {8 * OTHERS}, peek(frame, {8 * OTHERS}) + 1)
         barrier(counter, {size})
 """
-    waits = THREADS.barrier_kernel()
+    waits = THREADS.compiled("barrier")
     return kernel(text, "run", {"peek": WORDS.peek, "poke": WORDS.poke, "barrier": waits.call}, [waits])
 
 
@@ -97,13 +99,29 @@ def test_close_ends_the_threads_and_may_be_called_again() -> None:
     team.close()
 
 
-def test_a_team_does_not_run_in_another_process_than_that_of_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = np.zeros((2, 1), np.int64)
-    with team_of(1) as alone, team_of(2) as team:
-        monkeypatch.setattr(os, "getpid", lambda: -1)
-        alone.run(count(), frames)
-        with pytest.raises(RuntimeError, match="threads are in the process that this one was forked from"):
-            team.run(count(), frames)
+FORKED = """
+import os, sys
+import numpy as np
+from tests.kernels.test_threads import count
+from unrollbench.kernels.threads import Team
+frames = np.zeros((2, 1), np.int64)
+alone, team = Team(1), Team(2)
+if child := os.fork():
+    _, status = os.waitpid(child, 0)
+    team.run(count(), frames)  # where its threads are it still runs
+    sys.exit(os.waitstatus_to_exitcode(status))
+alone.run(count(), frames)
+try:
+    team.run(count(), frames)
+except RuntimeError as error:
+    sys.exit(error)
+"""
+
+
+def test_a_team_says_so_where_a_fork_has_left_its_threads_behind() -> None:
+    process = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60, check=False)
+    assert process.returncode == 1
+    assert process.stderr == "this program was closed, or its process was forked: its threads are not here\n"
 
 
 def test_a_team_that_is_garbage_takes_its_threads_along() -> None:

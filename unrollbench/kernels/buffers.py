@@ -231,7 +231,7 @@ class Buffers:
             layout = buffers.layout
             for s in layout.stages:
                 i, by_gate = s.index, order(layout, s)
-                by_block = pack.by_block(s.units, len(s.stage.gates), layout.lanes, s.packed)
+                by_block = pack.by_block(by_gate, len(s.stage.gates), s.whole)
                 w_x, w_h, bias = cells.stage_weights(s.stage, layout.spec, given)
                 packed = {f"W_h_{i}": pack.streamed(pack.columns(w_h, by_block), s.group_sizes)}
                 if w_x is not None and layout.fused:

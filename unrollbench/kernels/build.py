@@ -121,11 +121,13 @@ class Phases:
     def compiling(self) -> Iterator[None]:
         """Splits the time inside into "codegen" (writing the instructions of kernels) and "llvm" (all else)."""
         before = Kernel.emission_s
-        with self.measure("llvm"):
-            yield
-        spent = Kernel.emission_s - before
-        self.seconds["codegen"] = self.seconds.get("codegen", 0.0) + spent
-        self.seconds["llvm"] -= spent
+        try:
+            with self.measure("llvm"):
+                yield
+        finally:
+            spent = Kernel.emission_s - before
+            self.seconds["codegen"] = self.seconds.get("codegen", 0.0) + spent
+            self.seconds["llvm"] -= spent
 
 
 def _executable_bytes(elf: bytes) -> int | None:

@@ -22,9 +22,10 @@ from unrollbench.kernels.words import peek
 def forward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Kernel]:
     """project, unless the step does that, and step."""
     layout, inputs = _anywhere(layouts[index]), inputs_of(layouts, index)
-    reads_inputs = layout.fused or layout.projects_ahead
-    of_step = (layout, inputs) if reads_inputs else (_of_any_input(layout), Inputs(0, "time"))
-    found = {"step": _forward_step(*of_step)}
+    if layout.reads_inputs:
+        found = {"step": _forward_step(layout, inputs)}
+    else:
+        found = {"step": _forward_step(_of_any_input(layout), Inputs(0, "time"))}
     if not layout.fused:
         found["project"] = _together(tuple(products.project(layout, s, inputs) for s in layout.stages))
     return found

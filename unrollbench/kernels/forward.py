@@ -25,7 +25,7 @@ from unrollbench.kernels.walk import Walk
 def step(layout: LayerLayout, inputs: Inputs) -> str:
     """`step(f, t, s)`: all stages of time step t, whose gate buffer lies in slot s of the window."""
     lines = begin(layout)
-    if layout.fused or layout.projects_ahead:
+    if layout.reads_inputs:
         lines.append(f"x = {inputs.address(layout)}")
     if layout.projects_ahead:
         lines += _ahead(layout)
@@ -33,7 +33,7 @@ def step(layout: LayerLayout, inputs: Inputs) -> str:
         known, i = addresses(layout, s), s.index
         named, passed = assigned(s, {name: known[name] for name in equations(layout, s).addresses})
         lines += [*named, f"operand, W_h = {array(layout, s.stage.operand)}, {field(layout, f'W_h_{i}')}"]
-        if layout.fused or layout.projects_ahead:
+        if layout.reads_inputs:
             lines.append(f"bias, W_x = {field(layout, f'bias_{i}')}, {field(layout, f'W_x_{i}')}")
 
         def tile(rows: int, group: Group, s: StageLayout = s, passed: dict[str, str] = passed) -> list[str]:

@@ -168,6 +168,11 @@ class LayerLayout:
         """Bytes of one vector."""
         return self.lanes * self.itemsize
 
+    @property
+    def reads_inputs(self) -> bool:
+        """Whether a step multiplies inputs itself, its own or later ones."""
+        return self.fused or self.projects_ahead
+
     def blocks(self, size: int) -> int:
         """Vectors that hold `size` elements."""
         return -(-size // self.lanes)

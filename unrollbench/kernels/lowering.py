@@ -3,8 +3,7 @@
 What the generator of this package writes is a small part of Python: names, integers, + - * // % &, comparisons, `and`,
 a conditional expression, assignment (of several at once too), `if`, `while`, `for` over a rising `range`, `return`, and
 calls of `min` and of what the namespace holds. It means what it means in Python, but for integers beyond 64 bits.
-Numba would take this text as well, but it spends more time on finding out that all of it are integers than LLVM takes
-for the code.
+To find out that all of it are integers would take Numba longer than LLVM takes for the code.
 """
 
 from __future__ import annotations

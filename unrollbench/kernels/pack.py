@@ -49,12 +49,11 @@ def by_gate(units: int, gates: int, lanes: int, packed: int) -> Order:
     return np.concatenate([found.reshape(-1), sequence]).reshape(-1, lanes)
 
 
-def by_block(units: int, gates: int, lanes: int, packed: int) -> Order:
-    """The same, but with all gates of a block of units together: as tiles of the recurrent product take them."""
-    order = by_gate(units, gates, lanes, packed)
-    whole = gates * -(-(units - packed) // lanes)
-    blocks = order[:whole].reshape(gates, -1, lanes).transpose(1, 0, 2).reshape(-1, lanes)
-    return np.concatenate([blocks, order[whole:]])
+def by_block(order: Order, gates: int, whole: int) -> Order:
+    """`by_gate`, but all gates of each whole block of units together: as tiles of the recurrent product take them."""
+    lanes = order.shape[1]
+    blocks = order[: gates * whole].reshape(gates, whole, lanes).transpose(1, 0, 2).reshape(-1, lanes)
+    return np.concatenate([blocks, order[gates * whole :]])
 
 
 def columns(matrix: Array, order: Order) -> Array:

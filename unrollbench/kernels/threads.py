@@ -12,7 +12,6 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -52,62 +51,34 @@ def _callable(called: Kernel) -> Any:
     return _c_function(called.arguments)(called.address)
 
 
-@cache
-def relax() -> Kernel:
-    """relax(spins): one turn of a spin loop, which has had so many."""
-    text = f"""
+# The caller's set of processors changes for a run, but not where the system's own sets are larger than ours.
+_PIN = f"""
+    pinned = 0
+    if watch(control + {OWN_CPU}):
+        pinned = sched_getaffinity(0, {CPU_SET_BYTES}, control + {CALLERS_CPUS}) == 0
+        if pinned:
+            sched_setaffinity(0, {CPU_SET_BYTES}, control + {OWN_CPUS})
+"""
+_UNPIN = f"""
+    if pinned:
+        sched_setaffinity(0, {CPU_SET_BYTES}, control + {CALLERS_CPUS})
+"""
+TEXTS = {
+    "relax": f"""
 def relax(spins):
     pause()
     if spins > {SPINS_BEFORE_YIELD}:
         sched_yield()
-"""
-    return kernel(text, "relax", {"pause": pause, "sched_yield": c_function("sched_yield", [])})
-
-
-@cache
-def barrier_kernel() -> Kernel:
-    """barrier(counter, threads): returns when all `threads` have called it.
-
-    counter: the address of an int64 that only barriers touch. Compiled once for all programs.
-    """
-    text = """
+""",
+    "barrier": """
 def barrier(counter, threads):
     if threads > 1:
         target, spins = (add_atomic(counter, 1) // threads + 1) * threads, 0
         while watch(counter) < target:
             relax(spins)
             spins += 1
-"""
-    return kernel(text, "barrier", {"add_atomic": add_atomic, "watch": watch, "relax": relax().call}, [relax()])
-
-
-def waits(threads: int) -> list[Kernel]:
-    """The kernels with which so many threads wait for each other: none, where there is but one."""
-    return [barrier_kernel()] if threads > 1 else []
-
-
-def waiting(threads: int) -> dict[str, Any]:
-    """What kernels' text that waits for so many threads calls, by name."""
-    return {kernel.name: kernel.call for kernel in waits(threads)}
-
-
-@dataclass(frozen=True)
-class Launcher:
-    """What a team's threads run and what its owner calls; compiled once for all teams.
-
-    serve(control, thread): runs what is launched, again and again, until it is stopped. launch(control, function,
-    frames, stride, others): runs a function on all threads, with a frame each. stop(control): ends the threads.
-    """
-
-    serve: Kernel
-    launch: Kernel
-    stop: Kernel
-
-
-@cache
-def launcher() -> Launcher:
-    """The launcher of all teams."""
-    serve = f"""
+""",
+    "serve": f"""
 def serve(control, thread):
     seen = 0
     while 1:
@@ -122,21 +93,10 @@ def serve(control, thread):
             return
         call(function, watch(control + {FRAMES}) + thread * watch(control + {STRIDE}))
         add_atomic(control + {FINISHED}, 1)
-"""
-    pin = f"""
-    pinned = 0
-    if watch(control + {OWN_CPU}):
-        pinned = sched_getaffinity(0, {CPU_SET_BYTES}, control + {CALLERS_CPUS}) == 0
-        if pinned:
-            sched_setaffinity(0, {CPU_SET_BYTES}, control + {OWN_CPUS})
-"""  # not where the system's own sets are larger than ours
-    unpin = f"""
-    if pinned:
-        sched_setaffinity(0, {CPU_SET_BYTES}, control + {CALLERS_CPUS})
-"""
-    launch = f"""
+""",
+    "launch": f"""
 def launch(control, function, frames, stride, others):
-{pin if _CAN_PIN else ""}
+{_PIN if _CAN_PIN else ""}
     poke(control + {FINISHED}, 0)
     poke(control + {FUNCTION}, function)
     poke(control + {FRAMES}, frames)
@@ -147,36 +107,61 @@ def launch(control, function, frames, stride, others):
     while watch(control + {FINISHED}) < others:
         relax(spins)
         spins += 1
-{unpin if _CAN_PIN else ""}
-"""
-    stop = f"""
+{_UNPIN if _CAN_PIN else ""}
+""",
+    "stop": f"""
 def stop(control):
     poke(control + {FUNCTION}, 0)
     add_atomic(control + {GENERATION}, 1)
+""",
+}
+"""Name -> text of a kernel with which threads wait for each other and for work.
+
+relax(spins): one turn of a spin loop, which has had so many. barrier(counter, threads): returns when all `threads` have
+called it; counter is the address of an int64 that only barriers touch. serve(control, thread): runs what is launched,
+again and again, until it is stopped. launch(control, function, frames, stride, others): runs a function on all threads,
+with a frame each. stop(control): ends the threads.
 """
-    word, half = ir.IntType(64), ir.IntType(32)
-    namespace: dict[str, Emit] = {"watch": watch, "poke": poke, "add_atomic": add_atomic, "call": call}
-    namespace |= {"relax": relax().call, "usleep": c_function("usleep", [half])}
-    for name in ("sched_getaffinity", "sched_setaffinity"):
-        namespace[name] = c_function(name, [half, word, word])
-    return Launcher(
-        *(
-            kernel(text, name, namespace, [relax()])
-            for text, name in ((serve, "serve"), (launch, "launch"), (stop, "stop"))
-        )
-    )
+
+
+@cache
+def compiled(name: str) -> Kernel:
+    """A kernel of TEXTS, compiled once for all programs."""
+    word, int32 = ir.IntType(64), ir.IntType(32)
+    system = {"sched_yield": [], "usleep": [int32]}
+    system |= {f"sched_{verb}affinity": [int32, word, word] for verb in ("get", "set")}
+    namespace: dict[str, Emit] = {function: c_function(function, types) for function, types in system.items()}
+    namespace |= {"watch": watch, "poke": poke, "add_atomic": add_atomic, "call": call, "pause": pause}
+    uses = [compiled("relax")] if "relax(" in TEXTS[name] and name != "relax" else []
+    return kernel(TEXTS[name], name, namespace | {used.name: used.call for used in uses}, uses)
+
+
+def compile_all() -> None:
+    """Compiles what is no program's own, so that a program's build is its own and no more; no thread is started."""
+    for name in TEXTS:
+        compiled(name)
+
+
+def waits(threads: int) -> list[Kernel]:
+    """The kernels with which so many threads wait for each other: none, where there is but one."""
+    return [compiled("barrier")] if threads > 1 else []
+
+
+def waiting(threads: int) -> dict[str, Any]:
+    """What kernels' text that waits for so many threads calls, by name."""
+    return {kernel.name: kernel.call for kernel in waits(threads)}
 
 
 def _serve(control: npt.NDArray[np.int64], thread: int, cpu: int | None) -> None:
     if cpu is not None:
         with suppress(OSError):  # forbidden, or the processor was taken away: it runs wherever it may
             os.sched_setaffinity(0, {cpu})
-    _callable(launcher().serve)(control.ctypes.data, thread)
+    _callable(compiled("serve"))(control.ctypes.data, thread)
 
 
 def _stop(control: npt.NDArray[np.int64], members: list[threading.Thread]) -> None:
     if members:
-        _callable(launcher().stop)(control.ctypes.data)
+        _callable(compiled("stop"))(control.ctypes.data)
     for member in members:
         member.join()
 
@@ -189,12 +174,13 @@ class Team:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._process = os.getpid()
         self._control = np.zeros(FIELDS // 8, np.int64)
         self._members: list[threading.Thread] = []
         self._own_cpu: int | None = None
         if size > 1:
-            launcher()
+            compile_all()
+            self._launch = _callable(compiled("launch"))
+            self._launched = self._control.ctypes.data, size - 1
             cpus = processors(size)
             if cpus[0] is not None and cpus[0] < 8 * CPU_SET_BYTES:
                 self._own_cpu = cpus[0]
@@ -205,6 +191,7 @@ class Team:
                 member.start()
                 self._members.append(member)
         self.close = weakref.finalize(self, _stop, self._control, self._members)
+        _teams.add(self)
 
     def cpu_s(self) -> float:
         """Seconds of processor time that this thread and the members have had, to the moment.
@@ -232,17 +219,29 @@ class Team:
     def run(self, function: int, frames: npt.NDArray[np.int64]) -> None:
         """Calls the C function at address `function` once per thread, with the address of that thread's row of frames.
 
-        Raises RuntimeError after `close`, and in a process that was forked after the threads started.
+        Raises RuntimeError after `close`, and with several threads in a process that was forked since they started.
         """
         if not self.close.alive:
-            raise RuntimeError("this program was closed: its threads have ended")
-        if self.size > 1 and os.getpid() != self._process:
-            raise RuntimeError("this program's threads are in the process that this one was forked from: build it here")
+            raise RuntimeError("this program was closed, or its process was forked: its threads are not here")
         if self.size == 1:
             _c_function(1)(function)(frames.ctypes.data)
         else:
-            passed = (function, frames.ctypes.data, frames.strides[0], self.size - 1)
-            _callable(launcher().launch)(self._control.ctypes.data, *passed)
+            control, others = self._launched
+            self._launch(control, function, frames.ctypes.data, frames.strides[0], others)
+
+
+_teams: weakref.WeakSet[Team] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """The threads of a team are not in a process that is forked, which would wait for them for ever."""
+    for team in _teams:
+        if team.size > 1:
+            team.close.detach()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def processors(size: int) -> list[int | None]:
