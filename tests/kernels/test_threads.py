@@ -25,8 +25,8 @@ from unrollbench.kernels.threads import Team
 
 WORDS: Any = words
 THREADS: Any = threads
-COUNTER, CELLS, OWN, OTHERS, ROUNDS, SIZE = range(6)
-"""Fields of a frame in these tests: the barrier's counter, a shared array, this thread's place in it, and so on."""
+ARRIVALS, CELLS, OWN, OTHERS, ROUNDS, SIZE = range(6)
+"""Fields of a frame in these tests: the threads' arrivals, a shared array, this thread's place in it, and so on."""
 
 
 @contextmanager
@@ -60,14 +60,14 @@ def take_turns(size: int) -> Kernel:
     """Each round every thread writes the round into its cell, waits, adds up what it sees of the others, and waits."""
     text = f"""
 def run(frame):
-    counter, cells, own = peek(frame, {8 * COUNTER}), peek(frame, {8 * CELLS}), peek(frame, {8 * OWN})
+    arrivals, cells, own = peek(frame, {8 * ARRIVALS}), peek(frame, {8 * CELLS}), peek(frame, {8 * OWN})
     for number in range(peek(frame, {8 * ROUNDS})):
         poke(cells + 64 * own, number)
-        barrier(counter, {size})
+        barrier(arrivals, own, {size})
         for other in range({size}):
             if peek(cells, 64 * other) != number:
                 poke(frame + {8 * OTHERS}, peek(frame, {8 * OTHERS}) + 1)
-        barrier(counter, {size})
+        barrier(arrivals, own, {size})
 """
     waits = THREADS.compiled("barrier")
     return kernel(text, "run", {"peek": WORDS.peek, "poke": WORDS.poke, "barrier": waits.call}, [waits])
@@ -75,15 +75,15 @@ def run(frame):
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_nobody_passes_a_barrier_before_all_have_reached_it(size: int) -> None:
-    counter, cells = np.zeros(8, np.int64), np.zeros((size, 8), np.int64)
+    arrivals, cells = np.zeros((size, THREADS.ARRIVAL_BYTES // 8), np.int64), np.zeros((size, 8), np.int64)
     frames = np.zeros((size, SIZE), np.int64)
-    frames[:, COUNTER], frames[:, CELLS] = counter.ctypes.data, cells.ctypes.data
+    frames[:, ARRIVALS], frames[:, CELLS] = arrivals.ctypes.data, cells.ctypes.data
     frames[:, OWN], frames[:, ROUNDS] = np.arange(size), 200
     with team_of(size) as team:
         for _ in range(5):
             team.run(take_turns(size).address, frames)
     assert not frames[:, OTHERS].any()
-    assert counter[0] == (5 * 2 * 200 * size if size > 1 else 0)
+    np.testing.assert_array_equal(arrivals[:, 0], 5 * 2 * 200)
 
 
 def started_since(before: set[threading.Thread]) -> list[threading.Thread]:

@@ -146,3 +146,26 @@ def test_a_projecting_tile_is_a_row_s_product_and_that_of_later_rows_with_one_co
     call(kernel, *(array.ctypes.data for array in (own, a, stream, x, w_x, bias, later)))
     np.testing.assert_array_equal(own, wanted)
     np.testing.assert_array_equal(later, wanted_later)
+
+
+@pytest.mark.parametrize("cuts", [(0, 0), (0, 4), (3, 7), (5, 9), (9, 9)])
+def test_tiles_add_up_those_parts_of_a_product_that_they_are_told(cuts: tuple[int, int]) -> None:
+    rng, lanes, dtype, rows, depth, later_depth = np.random.default_rng(7), host.lanes("float32"), "float32", 3, 9, 4
+    width, (stop, begin) = 4 * lanes, cuts
+    ends, product = TILES.Ends(2 * width, (0, width)), TILES.Product(depth, depth * 4, 2)
+    told = (0, stop, begin, depth - begin)
+    a, w = drawn(rng, (rows, depth), dtype), drawn(rng, (2, depth, lanes), dtype)
+    start, kept = drawn(rng, (rows, 2, lanes), dtype), [k for k in range(depth) if not stop <= k < begin]
+    wanted = start + np.einsum("rk,ckl->rcl", a[:, kept], w[:, kept])
+    out, stream = start.copy(), pack.streamed(w, [2])
+    tile = Kernel("run", TILES.step_tile(dtype, rows, ends, ends, (product,), False), 8)
+    call(tile, out.ctypes.data, out.ctypes.data, a.ctypes.data, stream.ctypes.data, *told)
+    np.testing.assert_array_equal(out, wanted)
+    ahead = TILES.Product(later_depth, later_depth * 4)
+    x, w_x, bias = (drawn(rng, shape, dtype) for shape in ((rows, later_depth), (later_depth, lanes), (lanes,)))
+    row, later = start[:1].copy(), pack.aligned((rows, lanes), dtype)
+    projecting = Kernel("run", TILES.projecting_tile(dtype, ends, product, ahead, rows, width), 11)
+    others = (array.ctypes.data for array in (x, w_x, bias, later))
+    call(projecting, row.ctypes.data, a.ctypes.data, stream.ctypes.data, *told, *others)
+    np.testing.assert_array_equal(row, wanted[:1])
+    np.testing.assert_array_equal(later, bias + x @ w_x)

@@ -15,6 +15,7 @@ from unrollbench.kernels import pack, swap
 from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.network import Network
 from unrollbench.kernels.products import PANEL_ROWS
+from unrollbench.kernels.threads import ARRIVAL_BYTES
 from unrollbench.tensors import Array, State, Weights
 
 
@@ -39,7 +40,7 @@ class Buffers:
         self.layers = [LayerBuffers(layout) for layout in network.layouts]
         self.frames = np.zeros((spec.threads, len(self.layers), network.fields_per_layer), np.int64)
         self.lengths = np.zeros(spec.batch_size, np.int64)
-        self.counter = np.zeros(8, np.int64)
+        self.arrivals = pack.aligned((spec.threads, ARRIVAL_BYTES // 8), "int64")
         self.steps = 0
         widest = max(s.columns * layout.width for layout in network.layouts for s in layout.stages)
         widest = max(widest, max(layout.padded(layout.spec.input_size) * layout.itemsize for layout in network.layouts))
@@ -183,13 +184,15 @@ class Buffers:
             self._set(layer, "top", int(layout.top))
             self._set_shares(layer, ("row", "row_tiles_big", "row_tiles_small"), layout.rows.shares)
             for s in layout.stages:
+                if layout.overlaps:
+                    self._set_shares(layer, (f"own_at_{s.index}", f"own_{s.index}"), layout.own_units(s))
                 for prefix, groups in (("", s.groups), ("operand_", s.operand_groups)):
                     names = tuple(f"{prefix}{kind}_{s.index}" for kind in ("block", "groups_big", "groups_small"))
                     self._set_shares(layer, names, groups.shares)
                 last = np.arange(threads) == threads - 1  # no thread has fewer whole blocks
                 self._set(layer, f"packed_{s.index}", last if layout.split == "units" else 1)
 
-    def _set_shares(self, layer: int, names: tuple[str, ...], shares: tuple[tuple[int, int, int], ...]) -> None:
+    def _set_shares(self, layer: int, names: tuple[str, ...], shares: Sequence[tuple[int, ...]]) -> None:
         """One share for all threads, or one each."""
         for position, name in enumerate(names):
             values = np.array([share[position] for share in shares])
@@ -198,7 +201,7 @@ class Buffers:
     def _point_fixed(self) -> None:
         for layer, buffers in enumerate(self.layers):
             self.point(layer, "lengths", self.lengths)
-            self.point(layer, "counter", self.counter)
+            self.point(layer, "arrivals", self.arrivals)
             self.point(layer, "zeros", self._zeros)
             self.point(layer, "ones", self._ones)
             self._set(layer, "panel", self._panel.ctypes.data + np.arange(len(self._panel)) * self._panel.strides[0])

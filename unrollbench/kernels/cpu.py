@@ -16,7 +16,7 @@ from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import AHEAD_ROWS, Group, Inputs, LayerLayout, inputs_of
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.walk import Walk
-from unrollbench.kernels.words import peek
+from unrollbench.kernels.words import ask, peek
 
 
 def forward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Kernel]:
@@ -105,7 +105,7 @@ def _walk(
 
 @cache
 def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
-    namespace, uses = {"peek": peek, **threads.waiting(layout.threads)}, [*threads.waits(layout.threads)]
+    namespace, uses = {"peek": peek, "ask": ask, **threads.waiting(layout.threads)}, [*threads.waits(layout.threads)]
     for s in layout.stages:
         added = tuple(product for product in forward.products(layout, s, inputs) if product is not None)
         for rows, _ in layout.rows.sizes:
@@ -113,6 +113,11 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
                 asks = layout.asks(rows, group)
                 multiplied = tile.step_tile(layout.dtype, rows, *forward.ends(layout, s, group), added, asks)
                 namespace[f"tile_{s.index}_{rows}x{group.name}"] = multiplied
+                if layout.overlaps and not group.packed:
+                    ends = forward.ends(layout, s, group)
+                    own = replace(added[-1], ranges=1)
+                    part = tile.step_tile(layout.dtype, rows, *ends, (own,), asks=False)
+                    namespace[f"own_tile_{s.index}_{rows}x{group.name}"] = part
                 if layout.projects_ahead and s.stage.takes_input:
                     later = tile.Product(layout.spec.input_size, inputs.row_bytes)
                     own = (forward.ends(layout, s, group)[1], added[-1])

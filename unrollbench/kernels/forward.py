@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from unrollbench.kernels.equations import Equations
 from unrollbench.kernels.expression import Expression
 from unrollbench.kernels.layout import AHEAD_ROWS, AHEAD_STEPS, Group, Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.places import Places, exposed
 from unrollbench.kernels.source import (
     array,
+    arrive,
     assigned,
     barrier,
     begin,
@@ -15,6 +18,7 @@ from unrollbench.kernels.source import (
     following_weights,
     function,
     gates,
+    meet,
     packed_tiles,
     tiles,
 )
@@ -39,7 +43,10 @@ def step(layout: LayerLayout, inputs: Inputs) -> str:
         def tile(rows: int, group: Group, s: StageLayout = s, passed: dict[str, str] = passed) -> list[str]:
             return _tile(layout, s, inputs, rows, group, passed)
 
-        lines += [*tiles(layout, "", i, s.groups, tile), *packed_tiles(layout, s, tile), *barrier(layout)]
+        if layout.overlaps:
+            lines += _overlapped(layout, s, tile)
+        else:
+            lines += [*tiles(layout, "", i, s.groups, tile), *packed_tiles(layout, s, tile), *barrier(layout)]
     return function("step", "f, t, s", lines)
 
 
@@ -58,6 +65,8 @@ def _tile(
         if product is not None:
             panel = product.depth * layout.width  # bytes of one column of weights
             arguments += [f"{address} + row * {product.a_row}", f"{weights} + block * {panel * gates_count}"]
+            if product.ranges:
+                arguments += ["0", "stop", "start", f"{product.depth} - start"]
             arguments += following_weights(layout, weights, rows, group, s.group_columns(group), panel)
     shape = f"{s.index}_{rows}x{group.name}"
     lines = [f"tile_{shape}({', '.join(arguments)})"]
@@ -70,6 +79,46 @@ def _tile(
         *lines,
         f"equations_{shape}(t, lengths, row, block, {', '.join(passed.values())}, top)",
     ]
+
+
+def _overlapped(layout: LayerLayout, s: StageLayout, tile: Callable[[int, Group], list[str]]) -> list[str]:
+    """A stage's tiles, of which the first ones have units of this thread's own added before it waits for the others.
+
+    left: how many groups are yet to come that have those; a tile adds units before `stop` and those from `start` on.
+    """
+    i, size, some = s.index, s.operand_size, layout.own_groups(s)
+
+    def own(rows: int, group: Group) -> list[str]:
+        return _own_tile(layout, s, rows, group)
+
+    begun = ["stop, start, left = own_at, own_at + own, left - 1"]
+    rest = ["if left > 0:", *(f"    {line}" for line in begun), "else:", f"    stop, start = {size}, {size}"]
+    return [
+        f"own_at, own = {field(layout, f'own_at_{i}')}, {field(layout, f'own_{i}')}",
+        f"left = {some}",
+        *tiles(layout, "", i, s.groups, own, most="left"),
+        meet(layout),
+        *_asked(layout, s),
+        f"left = {some}",
+        *tiles(layout, "", i, s.groups, tile, rest),
+        f"stop, start = {size}, {size}",
+        *packed_tiles(layout, s, tile),
+        arrive(layout),
+    ]
+
+
+def _own_tile(layout: LayerLayout, s: StageLayout, rows: int, group: Group) -> list[str]:
+    """What a tile of whole blocks adds up of the units that this thread wrote itself."""
+    row_bytes, panel = layout.arrays[s.stage.operand].row_bytes, s.operand_size * layout.width
+    sums = f"gates_{s.index} + row * {s.row_bytes} + block * {layout.width}"
+    operands = f"operand + row * {row_bytes}, W_h + block * {panel * len(s.stage.gates)}"
+    return [f"own_tile_{s.index}_{rows}x{group.name}({sums}, {sums}, {operands}, own_at, own)"]
+
+
+def _asked(layout: LayerLayout, s: StageLayout) -> list[str]:
+    """Lines that ask for all lines of the operand at once, since other cores have just written most of them."""
+    operand_bytes = layout.batch * layout.arrays[s.stage.operand].row_bytes
+    return [f"for line in range(0, {operand_bytes}, 64):", "    ask(operand + line)"]
 
 
 def _ahead(layout: LayerLayout) -> list[str]:
@@ -109,7 +158,8 @@ def products(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> tuple[Produ
     """What a tile of the stage adds up: x . W_x, if it is not there already, and operand . W_h."""
     with_input = layout.fused and s.stage.takes_input
     of_input = Product(layout.spec.input_size, inputs.row_bytes) if with_input else None
-    return of_input, Product(s.operand_size, layout.arrays[s.stage.operand].row_bytes)
+    ranges = 2 if layout.overlaps else 0
+    return of_input, Product(s.operand_size, layout.arrays[s.stage.operand].row_bytes, ranges)
 
 
 def ends(layout: LayerLayout, s: StageLayout, group: Group) -> tuple[Ends, Ends]:

@@ -40,7 +40,7 @@ def step(layout: LayerLayout) -> str:
             lines.append(f"if {field(layout, f'packed_{s.index}')}:")
             lines.append(f"    gradients_{s.index}_packed(t, lengths, row, rows, {s.whole}, 1, {arguments}")
         lines += barrier(layout)
-        lines += [*_product(layout, s), *barrier(layout)]
+        lines += [*_product(layout, s), *([] if layout.keeps_units else barrier(layout))]
     return function("step", "f, t, s", lines)
 
 

@@ -22,6 +22,8 @@ from unrollbench.kernels import host
 
 SHARE_OF_SUMS = 0.375
 """Of the second-level cache: for sums of the weight gradient, to which rows of gradients and operands are added."""
+OWN_MULTIPLIES = 512
+"""Vector multiply-adds of the units that a thread computed itself, with which it bridges the wait for the others'."""
 AHEAD_STEPS = 16
 """Time steps whose inputs are multiplied during the AHEAD_STEPS before them, where a layout `projects_ahead`."""
 AHEAD_ROWS = 8
@@ -55,6 +57,11 @@ class Partition:
         """The size of every group, in order."""
         big, small = ([self.big], [self.big - 1])
         return [size for _, n_big, n_small in self.shares for size in n_big * big + n_small * small]
+
+    @property
+    def items(self) -> list[tuple[int, int]]:
+        """Per thread (first item, how many)."""
+        return [(first, n_big * self.big + n_small * (self.big - 1)) for first, n_big, n_small in self.shares]
 
     @property
     def sizes(self) -> tuple[tuple[int, str], ...]:
@@ -120,6 +127,12 @@ class StageLayout:
         """Vectors of all gates of one row."""
         return len(self.stage.gates) * self.whole + self.packed_columns
 
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        """Per thread (first unit block, how many); the last has the one whose gates are packed, too."""
+        *others, (first, count) = self.groups.items
+        return [*others, (first, count + (self.packed > 0))]
+
     def group_columns(self, group: Group) -> int:
         """Vectors of the gates of one row of a group."""
         return self.packed_columns if group.packed else len(self.stage.gates) * group.blocks
@@ -172,6 +185,30 @@ class LayerLayout:
     def reads_inputs(self) -> bool:
         """Whether a step multiplies inputs itself, its own or later ones."""
         return self.fused or self.projects_ahead
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a thread multiplies units of its own while it waits for those of other threads."""
+        return self.split == "units" and self.threads > 1 and not self.fused
+
+    def own_units(self, s: StageLayout) -> list[tuple[int, int]]:
+        """Of the operand of a stage, (first, how many) of those that each thread wrote."""
+        (writer,) = (each for each in self.stages if s.stage.operand in each.stage.writes)
+        found = []
+        for first, count in writer.blocks:
+            begin, end = (min(writer.units, block * self.lanes) for block in (first, first + count))
+            found.append((begin, end - begin))
+        return found
+
+    @property
+    def keeps_units(self) -> bool:
+        """Whether each thread has the same units of all arrays, so that it reads those of others as operands only."""
+        return len({tuple(blocks) for s in self.stages for blocks in (s.blocks, s.operand_groups.items)}) == 1
+
+    def own_groups(self, s: StageLayout) -> int:
+        """How many groups of unit blocks a thread multiplies its own units with before it waits for the others'."""
+        own = max(1, min(count for _, count in self.own_units(s)))
+        return -(-OWN_MULTIPLIES // (own * self.batch * s.groups.big * len(s.stage.gates)))
 
     def blocks(self, size: int) -> int:
         """Vectors that hold `size` elements."""
@@ -273,16 +310,17 @@ class LayerLayout:
         """Frame field -> byte offset. Addresses unless said otherwise.
 
         limit: the longest length, in steps; top: whether this is the top layer; thread: this thread's number; t: the
-        time step, if stepwise; window: steps of the window that ran last, 0 before the first; counter: the barrier's;
-        x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient; zeros, ones: constants; panel:
-        scratch of the weight gradient; row...: this thread's first row and its tiles; block..., operand_block...: its
-        first unit block and its groups; packed: whether it has the block whose gates are packed.
+        time step, if stepwise; window: steps of the window that ran last, 0 before the first; arrivals: how often each
+        thread has arrived at a barrier; x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient;
+        zeros, ones: constants; panel: scratch of the weight gradient; row...: this thread's first row and its tiles;
+        block..., operand_block...: its first unit block and its groups; packed: whether it has the block whose gates
+        are packed; own_at..., own...: the first and the number of the units of the operand that this thread wrote.
         """
         names = [
             "limit",
             "top",
             "thread",
-            "counter",
+            "arrivals",
             "lengths",
             "x",
             "d_x",
@@ -299,7 +337,7 @@ class LayerLayout:
         for s in self.stages:
             i = s.index
             names += [f"gates_{i}", f"W_x_{i}", f"W_h_{i}", f"bias_{i}", f"W_xT_{i}", f"W_hT_{i}"]
-            names.append(f"d_kernel_{i}")
+            names += [f"d_kernel_{i}", f"own_at_{i}", f"own_{i}"]
             names += [f"{kind}_{i}" for kind in ("block", "groups_big", "groups_small", "packed")]
             names += [f"{kind}_{i}" for kind in ("operand_block", "operand_groups_big", "operand_groups_small")]
             names += [f"{kind}{name}" for name in s.stage.diagonals for kind in ("", "d_")]

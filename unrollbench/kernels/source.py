@@ -68,21 +68,31 @@ def assigned(s: StageLayout, addresses: dict[str, str]) -> tuple[list[str], dict
 
 
 def tiles(
-    layout: LayerLayout, prefix: str, index: int, groups: Partition, body: Callable[[int, Group], list[str]]
+    layout: LayerLayout,
+    prefix: str,
+    index: int,
+    groups: Partition,
+    body: Callable[[int, Group], list[str]],
+    each_group: Iterable[str] = (),
+    most: str = "",
 ) -> list[str]:
     """Loops over this thread's groups of unit blocks and, inside, its tiles of rows; body(rows, group) is one tile.
 
     block and row are the tile's first unit block and row, first_row is this thread's first. Groups are walked to and
     fro from one time step to the next (turn is 1 or -1): the weights that were read last are read first, while a cache
-    that cannot hold all of them still has them.
+    that cannot hold all of them still has them. each_group: lines for each group; most: a variable that says how many
+    groups to take, and is then less by those.
     """
     lines = [f"first_block, first_row = {field(layout, f'{prefix}block_{index}')}, {field(layout, 'row')}"]
     lines.append("turn = 1 - 2 * (t & 1)")
     for size, kind in groups.sizes:
         lines.append(f"groups = {field(layout, f'{prefix}groups_{kind}_{index}')}")
         lines.append("block = first_block if turn > 0 else first_block + (groups - 1) * " + str(size))
-        lines += ["for _ in range(groups):", *_row_tiles(layout, Group(size), body)]
-        lines += [f"    block += turn * {size}", f"first_block += groups * {size}"]
+        count = f"min(groups, {most})" if most else "groups"
+        lines += [f"for _ in range({count}):", *(f"    {line}" for line in each_group)]
+        lines += [*_row_tiles(layout, Group(size), body), f"    block += turn * {size}"]
+        lines.append(f"first_block += groups * {size}")
+        lines += [f"{most} = {most} - {count}"] if most else []
     return lines
 
 
@@ -135,6 +145,16 @@ def _sum(layout: LayerLayout, groups: Partition, name: str) -> str:
     return " + ".join(f"{size} * {field(layout, name.format(kind))}" for size, kind in groups.sizes) or "0"
 
 
+def arrive(layout: LayerLayout) -> str:
+    """A line that tells the other threads that this one has come there; `meet` waits for all of them."""
+    return f"arrive({field(layout, 'arrivals')}, {field(layout, 'thread')})"
+
+
+def meet(layout: LayerLayout) -> str:
+    """A line that waits until all threads have arrived as often as this one."""
+    return f"meet({field(layout, 'arrivals')}, {field(layout, 'thread')}, {layout.threads})"
+
+
 def barrier(layout: LayerLayout) -> list[str]:
     """A wait for the other threads, where they share rows."""
     return [wait(layout)] if layout.split == "units" else []
@@ -142,4 +162,4 @@ def barrier(layout: LayerLayout) -> list[str]:
 
 def wait(layout: LayerLayout) -> str:
     """A line that waits until all threads have come there."""
-    return f"barrier({field(layout, 'counter')}, {layout.threads})"
+    return f"barrier({field(layout, 'arrivals')}, {field(layout, 'thread')}, {layout.threads})"

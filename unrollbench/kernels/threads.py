@@ -35,6 +35,8 @@ FIELDS = 448
 whether the caller has a processor of its own during a run; OWN_CPUS: that one, CALLERS_CPUS: those it may use
 otherwise, as the system's sets of CPU_SET_BYTES."""
 CPU_SET_BYTES = 128
+ARRIVAL_BYTES = 128
+"""From one thread's count of arrivals to the next one's: the cores fetch lines in pairs."""
 
 _CAN_PIN = hasattr(os, "sched_setaffinity")
 
@@ -70,13 +72,23 @@ def relax(spins):
     if spins > {SPINS_BEFORE_YIELD}:
         sched_yield()
 """,
-    "barrier": """
-def barrier(counter, threads):
-    if threads > 1:
-        target, spins = (add_atomic(counter, 1) // threads + 1) * threads, 0
-        while watch(counter) < target:
+    "arrive": f"""
+def arrive(arrivals, thread):
+    own = arrivals + thread * {ARRIVAL_BYTES}
+    poke(own, watch(own) + 1)
+""",
+    "meet": f"""
+def meet(arrivals, thread, threads):
+    count, spins = watch(arrivals + thread * {ARRIVAL_BYTES}), 0
+    for other in range(threads):
+        while watch(arrivals + other * {ARRIVAL_BYTES}) < count:
             relax(spins)
             spins += 1
+""",
+    "barrier": """
+def barrier(arrivals, thread, threads):
+    arrive(arrivals, thread)
+    meet(arrivals, thread, threads)
 """,
     "serve": f"""
 def serve(control, thread):
@@ -132,7 +144,7 @@ def compiled(name: str) -> Kernel:
     system |= {f"sched_{verb}affinity": [int32, word, word] for verb in ("get", "set")}
     namespace: dict[str, Emit] = {function: c_function(function, types) for function, types in system.items()}
     namespace |= {"watch": watch, "poke": poke, "add_atomic": add_atomic, "call": call, "pause": pause}
-    uses = [compiled("relax")] if "relax(" in TEXTS[name] and name != "relax" else []
+    uses = [compiled(other) for other in TEXTS if other != name and f"{other}(" in TEXTS[name]]
     return kernel(TEXTS[name], name, namespace | {used.name: used.call for used in uses}, uses)
 
 
@@ -144,7 +156,7 @@ def compile_all() -> None:
 
 def waits(threads: int) -> list[Kernel]:
     """The kernels with which so many threads wait for each other: none, where there is but one."""
-    return [compiled("barrier")] if threads > 1 else []
+    return [compiled(name) for name in ("arrive", "meet", "barrier")] if threads > 1 else []
 
 
 def waiting(threads: int) -> dict[str, Any]:

@@ -21,10 +21,14 @@ I64 = ir.IntType(64)
 
 @dataclass(frozen=True)
 class Product:
-    """One product that a tile adds to its sums: `depth` steps of k, rows of a `a_row` bytes apart, and a packed w."""
+    """One product that a tile adds to its sums: `depth` steps of k, rows of a `a_row` bytes apart, and a packed w.
+
+    ranges: so many parts of k that are told at run time, or 0, which is all of it.
+    """
 
     depth: int
     a_row: int
+    ranges: int = 0
 
 
 class _Tile:
@@ -179,24 +183,24 @@ def step_tile(dtype: str, rows: int, start: Ends, out: Ends, products: tuple[Pro
 
     It reads its weights as one stream: all columns of a step of k, then those of the next.
 
-    Arguments: start, out, and for each product a and w, with `asks` also ahead and ahead_k: a line of later weights to
-    ask for at the first step of k, and what to add for the next step's.
+    Arguments: start, out, and for each product a and w, the first step of k and the number of steps of each of its
+    `ranges`, and with `asks` also ahead and ahead_k: a line of later weights to ask for at the first step of k, and
+    what to add for the next step's.
     """
     ty = vector(dtype)
-    size, width, columns = ty.size, ty.size * ty.lanes, len(out.offsets)
-    each = 4 if asks else 2  # arguments
+    width, columns = ty.size * ty.lanes, len(out.offsets)
 
     def emit(builder, first, last, *args):
-        def word(value):
-            return ir.Constant(I64, value)
-
         emitted = _Tile(builder, ty, rows, columns)
-        sums = emitted.load(first, word(start.row), start.offsets)
-        for index, product in enumerate(products):
-            a, w, *ahead = args[each * index :][:each]
-            a, w = (a, word(product.a_row), word(size)), (w, word(width), word(columns * width))
-            sums = emitted.add(word(product.depth), sums, a, w, ahead)
-        emitted.store(sums, last, word(out.row), out.offsets)
+        sums, args = emitted.load(first, ir.Constant(I64, start.row), start.offsets), list(args)
+        for product in products:
+            a, w, *told = (args.pop(0) for _ in range(2 + 2 * product.ranges))
+            ahead = (args.pop(0), args.pop(0)) if asks else None
+            for done, count in _ranges(product, told):
+                part = _part(emitted, sums, product, a, w, columns * width, done)
+                line = (_after(builder, *ahead, done), ahead[1]) if ahead else None
+                (sums,) = _add(builder, count, [part], line)
+        emitted.store(sums, last, ir.Constant(I64, out.row), out.offsets)
 
     return emit
 
@@ -206,35 +210,48 @@ def projecting_tile(dtype: str, ends: Ends, product: Product, ahead: Product, ah
     """A `step_tile` of one row that multiplies some rows of later inputs by one column of W_x at the same time.
 
     While the first waits for weights from a cache, the other has something to multiply. Arguments: out, from which the
-    row's sums also start; a, w; then of the other product x, W_x, the bias it starts from, and where its sums go, in
-    rows of `ahead_row_bytes`.
+    row's sums also start; a, w and what tells the product's `ranges`; then of the other product x, W_x, the bias it
+    starts from, and where its sums go, in rows of `ahead_row_bytes`.
     """
     ty = vector(dtype)
-    size, width, columns = ty.size, ty.size * ty.lanes, len(ends.offsets)
+    width, columns = ty.size * ty.lanes, len(ends.offsets)
 
-    def emit(builder, out, a, w, x, w_x, bias, out_x):
-        def word(value):
-            return ir.Constant(I64, value)
-
+    def emit(builder, out, a, w, *args):
+        (x, w_x, bias, out_x), zero = args[-4:], ir.Constant(I64, 0)
         row, later = _Tile(builder, ty, 1, columns), _Tile(builder, ty, ahead_rows, 1)
-        own = _Part(
-            row, row.load(out, word(0), ends.offsets), (a, word(0), word(size)), (w, word(width), word(columns * width))
-        )
-        other = _Part(
-            later, later.load(bias, word(0), (0,)), (x, word(ahead.a_row), word(size)), (w_x, word(0), word(width))
-        )
-        both = min(product.depth, ahead.depth)
-        sums, later_sums = _add(builder, word(both), [own, other])
-        sums = _rest(own, sums, word(both), word(product.depth - both))
-        later_sums = _rest(other, later_sums, word(both), word(ahead.depth - both))
-        row.store(sums, out, word(0), ends.offsets)
-        later.store(later_sums, out_x, word(ahead_row_bytes), (0,))
+        sums, later_sums = row.load(out, zero, ends.offsets), later.load(bias, zero, (0,))
+        later_done = zero
+        for first, count in _ranges(product, args[:-4]):
+            left = builder.sub(ir.Constant(I64, ahead.depth), later_done)
+            both = builder.select(builder.icmp_signed("<", count, left), count, left)
+            own = _part(row, sums, product, a, w, columns * width, first)
+            other = _part(later, later_sums, ahead, x, w_x, width, later_done)
+            sums, later_sums = _add(builder, both, [own, other])
+            own = _part(row, sums, product, a, w, columns * width, builder.add(first, both))
+            (sums,) = _add(builder, builder.sub(count, both), [own])
+            later_done = builder.add(later_done, both)
+        other = _part(later, later_sums, ahead, x, w_x, width, later_done)
+        (later_sums,) = _add(builder, builder.sub(ir.Constant(I64, ahead.depth), later_done), [other])
+        row.store(sums, out, zero, ends.offsets)
+        later.store(later_sums, out_x, ir.Constant(I64, ahead_row_bytes), (0,))
 
     return emit
 
 
-def _rest(part, sums, done, count):
-    """A part's sums, of which `done` steps of k are in `sums`, after `count` more."""
-    builder = part.tile.builder
-    a, w = ((builder.add(each[0], builder.mul(done, each[2])), *each[1:]) for each in (part.a, part.w))
-    return part.tile.add(count, sums, a, w)
+def _ranges(product, told):
+    """(first, count) of each range of k: as `told` one after the other, or all of it."""
+    if not product.ranges:
+        return [(ir.Constant(I64, 0), ir.Constant(I64, product.depth))]
+    return list(zip(told[::2], told[1::2], strict=True))
+
+
+def _part(tile, sums, product, a, w, w_k, first):
+    """A tile and its product from a step of k on; w_k: bytes of weights from one to the next."""
+    builder, size, width = tile.builder, ir.Constant(I64, tile.size), tile.ty.size * tile.ty.lanes
+    a, w = _after(builder, a, size, first), _after(builder, w, ir.Constant(I64, w_k), first)
+    row = ir.Constant(I64, product.a_row)
+    return _Part(tile, sums, (a, row, size), (w, ir.Constant(I64, width), ir.Constant(I64, w_k)))
+
+
+def _after(builder, address, stride, steps):
+    return builder.add(address, builder.mul(stride, steps))

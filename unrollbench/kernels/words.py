@@ -33,6 +33,14 @@ def copy_bytes(builder, destination, origin, count):
     cgutils.raw_memcpy(builder, pointer(builder, destination), pointer(builder, origin), count, 1)
 
 
+def ask(builder, address):
+    """Asks for the line at an address, which another core may have written, without waiting for it."""
+    word = ir.IntType(32)
+    function = ir.FunctionType(ir.VoidType(), [ir.PointerType(), word, word, word])
+    prefetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+    builder.call(prefetch, [pointer(builder, address), *(ir.Constant(word, value) for value in (0, 3, 1))])
+
+
 def poke(builder, address, value):
     """Writes an int64, visible to other threads after everything written before it."""
     builder.store_atomic(value, builder.inttoptr(address, I64.as_pointer()), ordering="release", align=8)
