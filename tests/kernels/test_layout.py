@@ -215,3 +215,44 @@ def test_weights_are_asked_for_ahead_only_where_the_second_level_cache_cannot_ke
     assert (small.streams, large.streams) == (False, True)
     assert not large.asks(1, Group(4))  # one row reads each weight once: the hardware follows that
     assert large.asks(2, Group(4))
+
+
+@given(
+    st.sampled_from([("basic_rnn", None), ("gru", None), ("lstm", None), ("lstm", CellOptions(num_proj=37))]),
+    st.integers(1, 200),
+    st.integers(2, 5),
+    st.sampled_from(["float32", "float64"]),
+)
+def test_each_unit_of_an_operand_is_some_thread_s_own(
+    cell: tuple[str, CellOptions | None], units: int, threads: int, dtype: str
+) -> None:
+    layout = bottom(stack(cell[0], units=units, batch=1, threads=threads, dtype=dtype, options=cell[1]))
+    assert layout.overlaps
+    for s in layout.stages:
+        own = layout.own_units(s)
+        assert [k for first, count in own for k in range(first, first + count)] == list(range(s.operand_size))
+        assert layout.own_groups(s) >= 1
+    if layout.keeps_units:
+        assert all(s.operand_groups.items == s.blocks_by_thread for s in layout.stages)
+
+
+def test_no_unit_is_a_thread_s_own_where_two_stages_write_it_that_are_shared_out_differently(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gru = cells.load("gru", CellOptions(), "float32")
+    gates, candidate = gru.stages
+    wide = replace(candidate, gates=("a", "b", "c"))  # three gates of 7 units are packed, gates that are read are not
+    twice = replace(gru, stages=(replace(gates, writes=(*gates.writes, "h")), wide))
+    monkeypatch.setattr(cells, "load", lambda *_: twice)
+    layout = bottom(stack("gru", units=2 * host.lanes("float32") + 1, batch=1, threads=2))
+    first, second = layout.stages
+    assert first.blocks_by_thread != second.blocks_by_thread
+    assert layout.own_units(first) == [(0, 0), (0, 0)]
+    assert not layout.keeps_units
+
+
+@pytest.mark.parametrize(("batch", "threads", "window"), [(3, 1, 32), (3, 2, 1), (8, 2, 32)])
+def test_a_thread_multiplies_its_own_units_first_only_where_it_shares_rows_in_a_window(
+    batch: int, threads: int, window: int
+) -> None:
+    assert not bottom(stack("lstm", units=200, batch=batch, threads=threads), window=window).overlaps

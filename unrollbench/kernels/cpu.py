@@ -111,18 +111,18 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
         for rows, _ in layout.rows.sizes:
             for group in s.tile_groups:
                 asks = layout.asks(rows, group)
-                multiplied = tile.step_tile(layout.dtype, rows, *forward.ends(layout, s, group), added, asks)
+                ends = forward.ends(layout, s, group)
+                multiplied = tile.step_tile(layout.dtype, rows, *ends, added, asks)
                 namespace[f"tile_{s.index}_{rows}x{group.name}"] = multiplied
                 if layout.overlaps and not group.packed:
-                    ends = forward.ends(layout, s, group)
-                    own = replace(added[-1], ranges=1)
-                    part = tile.step_tile(layout.dtype, rows, *ends, (own,), asks=False)
+                    part = tile.step_tile(layout.dtype, rows, *ends, (replace(added[-1], ranges=1),), asks=False)
                     namespace[f"own_tile_{s.index}_{rows}x{group.name}"] = part
                 if layout.projects_ahead and s.stage.takes_input:
                     later = tile.Product(layout.spec.input_size, inputs.row_bytes)
-                    own = (forward.ends(layout, s, group)[1], added[-1])
                     name = f"projecting_{s.index}_{rows}x{group.name}"
-                    namespace[name] = tile.projecting_tile(layout.dtype, *own, later, AHEAD_ROWS, s.row_bytes)
+                    namespace[name] = tile.projecting_tile(
+                        layout.dtype, ends[1], added[-1], later, AHEAD_ROWS, s.row_bytes
+                    )
         equations = _equations(_of_any_layer(layout), s.index)
         namespace |= {name: each.call for name, each in equations.items()}
         uses += equations.values()

@@ -91,8 +91,8 @@ def _overlapped(layout: LayerLayout, s: StageLayout, tile: Callable[[int, Group]
     def own(rows: int, group: Group) -> list[str]:
         return _own_tile(layout, s, rows, group)
 
-    begun = ["stop, start, left = own_at, own_at + own, left - 1"]
-    rest = ["if left > 0:", *(f"    {line}" for line in begun), "else:", f"    stop, start = {size}, {size}"]
+    rest = ["if left > 0:", "    stop, start, left = own_at, own_at + own, left - 1"]
+    rest += ["else:", f"    stop, start = {size}, {size}"]
     return [
         f"own_at, own = {field(layout, f'own_at_{i}')}, {field(layout, f'own_{i}')}",
         f"left = {some}",

@@ -128,7 +128,7 @@ class StageLayout:
         return len(self.stage.gates) * self.whole + self.packed_columns
 
     @property
-    def blocks(self) -> list[tuple[int, int]]:
+    def blocks_by_thread(self) -> list[tuple[int, int]]:
         """Per thread (first unit block, how many); the last has the one whose gates are packed, too."""
         *others, (first, count) = self.groups.items
         return [*others, (first, count + (self.packed > 0))]
@@ -192,18 +192,23 @@ class LayerLayout:
         return self.split == "units" and self.threads > 1 and not self.fused
 
     def own_units(self, s: StageLayout) -> list[tuple[int, int]]:
-        """Of the operand of a stage, (first, how many) of those that each thread wrote."""
-        (writer,) = (each for each in self.stages if s.stage.operand in each.stage.writes)
+        """Of the operand of a stage, (first, how many) of those that each thread wrote.
+
+        None where stages write it that are shared out among the threads differently.
+        """
+        writers = {tuple(each.blocks_by_thread) for each in self.stages if s.stage.operand in each.stage.writes}
+        if len(writers) != 1:
+            return [(0, 0)] * self.threads
         found = []
-        for first, count in writer.blocks:
-            begin, end = (min(writer.units, block * self.lanes) for block in (first, first + count))
+        for first, count in writers.pop():
+            begin, end = (min(s.operand_size, block * self.lanes) for block in (first, first + count))
             found.append((begin, end - begin))
         return found
 
     @property
     def keeps_units(self) -> bool:
         """Whether each thread has the same units of all arrays, so that it reads those of others as operands only."""
-        return len({tuple(blocks) for s in self.stages for blocks in (s.blocks, s.operand_groups.items)}) == 1
+        return len({tuple(blocks) for s in self.stages for blocks in (s.blocks_by_thread, s.operand_groups.items)}) == 1
 
     def own_groups(self, s: StageLayout) -> int:
         """How many groups of unit blocks a thread multiplies its own units with before it waits for the others'."""

@@ -11,10 +11,9 @@ from itertools import chain
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
 
 from unrollbench.kernels.simd import multiply_add, splat, vector
-from unrollbench.kernels.words import pointer
+from unrollbench.kernels.words import pointer, prefetch
 
 I64 = ir.IntType(64)
 
@@ -77,13 +76,6 @@ class _Tile:
             updated += [multiply_add(self.builder, self.ty, spread, *pair) for pair in zip(weights, own, strict=False)]
         return updated
 
-    def prefetch(self, place):
-        """Asks for the line at an address, for reading, in the second-level cache."""
-        word = ir.IntType(32)
-        function = ir.FunctionType(ir.VoidType(), [ir.PointerType(), word, word, word])
-        prefetch = cgutils.get_or_insert_function(self.builder.module, function, "llvm.prefetch.p0")
-        self.builder.call(prefetch, [place, *(ir.Constant(word, value) for value in (0, 2, 1))])
-
 
 @dataclass(frozen=True)
 class _Part:
@@ -114,7 +106,7 @@ def _add(builder, count, parts, ahead=None):
     for index, (part, sums) in enumerate(zip(parts, before, strict=True)):
         after.append(part.tile.step(places[2 * index], part.a[1], places[2 * index + 1], part.w[1], sums))
     if ahead:
-        first_tile.prefetch(places[-1])
+        prefetch(builder, places[-1], level=2)
     following = builder.add(k, ir.Constant(I64, 1))
     moved = [(place, start, first_tile.at(place, step)) for place, (start, step) in zip(places, walks, strict=True)]
     first, last, phis = (list(chain(*each)) for each in ([part.sums for part in parts], after, before))

@@ -35,10 +35,15 @@ def copy_bytes(builder, destination, origin, count):
 
 def ask(builder, address):
     """Asks for the line at an address, which another core may have written, without waiting for it."""
+    prefetch(builder, pointer(builder, address), 1)
+
+
+def prefetch(builder, place, level):
+    """Asks for the line at an LLVM pointer, for reading, in the cache of that level."""
     word = ir.IntType(32)
     function = ir.FunctionType(ir.VoidType(), [ir.PointerType(), word, word, word])
-    prefetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
-    builder.call(prefetch, [pointer(builder, address), *(ir.Constant(word, value) for value in (0, 3, 1))])
+    asked = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+    builder.call(asked, [place, *(ir.Constant(word, value) for value in (0, 4 - level, 1))])
 
 
 def poke(builder, address, value):
