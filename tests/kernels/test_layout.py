@@ -248,6 +248,7 @@ def test_no_unit_is_a_thread_s_own_where_two_stages_write_it_that_are_shared_out
     first, second = layout.stages
     assert first.blocks_by_thread != second.blocks_by_thread
     assert layout.own_units(first) == [(0, 0), (0, 0)]
+    assert layout.own_groups(first) == 0
     assert not layout.keeps_units
 
 

@@ -101,7 +101,7 @@ def _overlapped(layout: LayerLayout, s: StageLayout, tile: Callable[[int, Group]
         *_asked(layout, s),
         f"left = {some}",
         *tiles(layout, "", i, s.groups, tile, rest),
-        f"stop, start = {size}, {size}",
+        *([f"stop, start = {size}, {size}"] if s.packed else []),
         *packed_tiles(layout, s, tile),
         arrive(layout),
     ]
@@ -116,7 +116,7 @@ def _own_tile(layout: LayerLayout, s: StageLayout, rows: int, group: Group) -> l
 
 
 def _asked(layout: LayerLayout, s: StageLayout) -> list[str]:
-    """Lines that ask for all lines of the operand at once, since other cores have just written most of them."""
+    """Lines that ask for the operand's cache lines at once, since other cores have just written most of them."""
     operand_bytes = layout.batch * layout.arrays[s.stage.operand].row_bytes
     return [f"for line in range(0, {operand_bytes}, 64):", "    ask(operand + line)"]
 

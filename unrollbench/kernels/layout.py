@@ -189,12 +189,12 @@ class LayerLayout:
     @property
     def overlaps(self) -> bool:
         """Whether a thread multiplies units of its own while it waits for those of other threads."""
-        return self.split == "units" and self.threads > 1 and not self.fused
+        return self.split == "units" and not self.fused
 
     def own_units(self, s: StageLayout) -> list[tuple[int, int]]:
         """Of the operand of a stage, (first, how many) of those that each thread wrote.
 
-        None where stages write it that are shared out among the threads differently.
+        No units where stages write it that are shared out among the threads differently, or where none does.
         """
         writers = {tuple(each.blocks_by_thread) for each in self.stages if s.stage.operand in each.stage.writes}
         if len(writers) != 1:
@@ -212,7 +212,9 @@ class LayerLayout:
 
     def own_groups(self, s: StageLayout) -> int:
         """How many groups of unit blocks a thread multiplies its own units with before it waits for the others'."""
-        own = max(1, min(count for _, count in self.own_units(s)))
+        own = min((count for _, count in self.own_units(s) if count), default=0)
+        if own == 0:
+            return 0
         return -(-OWN_MULTIPLIES // (own * self.batch * s.groups.big * len(s.stage.gates)))
 
     def blocks(self, size: int) -> int:

@@ -129,10 +129,11 @@ def stop(control):
 }
 """Name -> text of a kernel with which threads wait for each other and for work.
 
-relax(spins): one turn of a spin loop, which has had so many. barrier(counter, threads): returns when all `threads` have
-called it; counter is the address of an int64 that only barriers touch. serve(control, thread): runs what is launched,
-again and again, until it is stopped. launch(control, function, frames, stride, others): runs a function on all threads,
-with a frame each. stop(control): ends the threads.
+relax(spins): one turn of a spin loop, which has had so many. arrive(arrivals, thread): adds one to this thread's count;
+arrivals: the address of the threads' counts, ARRIVAL_BYTES apart, which nothing else touches. meet(arrivals, thread,
+threads): returns when all `threads` have arrived as often as this one. barrier(arrivals, thread, threads): both.
+serve(control, thread): runs what is launched, again and again, until it is stopped. launch(control, function, frames,
+stride, others): runs a function on all threads, with a frame each. stop(control): ends the threads.
 """
 
 
