@@ -31,9 +31,10 @@ GENERATION, FINISHED = 0, 64
 FUNCTION, FRAMES, STRIDE, OWN_CPU = 128, 136, 144, 152
 OWN_CPUS, CALLERS_CPUS = 192, 320
 FIELDS = 448
-"""Byte offsets in a team's control block, and its size; what threads spin on has a cache line of its own. OWN_CPU:
-whether the caller has a processor of its own during a run; OWN_CPUS: that one, CALLERS_CPUS: those it may use
-otherwise, as the system's sets of CPU_SET_BYTES."""
+"""Byte offsets in a team's control block, and its size; what threads spin on has a cache line of its own. OWN_CPU: the
+number of the caller's processor during a run, or NO_CPU; OWN_CPUS: that one, CALLERS_CPUS: those it may use otherwise,
+as the system's sets of CPU_SET_BYTES."""
+NO_CPU = -1
 CPU_SET_BYTES = 128
 ARRIVAL_BYTES = 128
 """From one thread's count of arrivals to the next one's: the cores fetch lines in pairs."""
@@ -53,10 +54,12 @@ def _callable(called: Kernel) -> Any:
     return _c_function(called.arguments)(called.address)
 
 
-# The caller's set of processors changes for a run, but not where the system's own sets are larger than ours.
+# Where the caller is elsewhere, its set of processors changes for the run, so that it comes to its own one and stays
+# there. If it is there already, nothing is gained that is worth two calls of the system in a run of a few microseconds.
+# Nor does it change where the system's own sets are larger than ours.
 _PIN = f"""
-    pinned = 0
-    if watch(control + {OWN_CPU}):
+    own, pinned = watch(control + {OWN_CPU}), 0
+    if own != {NO_CPU} and own != sched_getcpu():
         pinned = sched_getaffinity(0, {CPU_SET_BYTES}, control + {CALLERS_CPUS}) == 0
         if pinned:
             sched_setaffinity(0, {CPU_SET_BYTES}, control + {OWN_CPUS})
@@ -141,7 +144,7 @@ stride, others): runs a function on all threads, with a frame each. stop(control
 def compiled(name: str) -> Kernel:
     """A kernel of TEXTS, compiled once for all programs."""
     word, int32 = ir.IntType(64), ir.IntType(32)
-    system = {"sched_yield": [], "usleep": [int32]}
+    system = {"sched_yield": [], "sched_getcpu": [], "usleep": [int32]}
     system |= {f"sched_{verb}affinity": [int32, word, word] for verb in ("get", "set")}
     namespace: dict[str, Emit] = {function: c_function(function, types) for function, types in system.items()}
     namespace |= {"watch": watch, "poke": poke, "add_atomic": add_atomic, "call": call, "pause": pause}
@@ -180,7 +183,7 @@ def _stop(control: npt.NDArray[np.int64], members: list[threading.Thread]) -> No
 
 
 class Team:
-    """`size` threads, the caller's among them, with a processor each: the caller's during a run, the others' for life.
+    """`size` threads, the caller's among them, with a processor each: the caller comes to its own one for a run.
 
     `close` (or garbage collection, or the end of the process) ends them.
     """
@@ -188,6 +191,7 @@ class Team:
     def __init__(self, size: int) -> None:
         self.size = size
         self._control = np.zeros(FIELDS // 8, np.int64)
+        self._control[OWN_CPU // 8] = NO_CPU
         self._members: list[threading.Thread] = []
         self._own_cpu: int | None = None
         if size > 1:
@@ -197,7 +201,7 @@ class Team:
             cpus = processors(size)
             if cpus[0] is not None and cpus[0] < 8 * CPU_SET_BYTES:
                 self._own_cpu = cpus[0]
-                self._control[OWN_CPU // 8] = 1
+                self._control[OWN_CPU // 8] = cpus[0]
                 self._control[OWN_CPUS // 8 + cpus[0] // 64] = np.uint64(1 << cpus[0] % 64).astype(np.int64)
             for thread in range(1, size):
                 member = threading.Thread(target=_serve, args=(self._control, thread, cpus[thread]), daemon=True)
@@ -221,13 +225,13 @@ class Team:
             yield
             return
         before = os.sched_getaffinity(0)
-        self._control[OWN_CPU // 8] = 0
+        self._control[OWN_CPU // 8] = NO_CPU
         try:
             os.sched_setaffinity(0, {self._own_cpu})
             yield
         finally:
             os.sched_setaffinity(0, before)
-            self._control[OWN_CPU // 8] = 1
+            self._control[OWN_CPU // 8] = self._own_cpu
 
     def run(self, function: int, frames: npt.NDArray[np.int64]) -> None:
         """Calls the C function at address `function` once per thread, with the address of that thread's row of frames.
