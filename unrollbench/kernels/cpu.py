@@ -78,7 +78,7 @@ def _equations(layout: LayerLayout, index: int) -> dict[str, Kernel]:
         for rows, _ in layout.rows.sizes:
             for group in (group for group in s.tile_groups if group.packed == packed):
                 name = f"equations_{index}_{rows}x{group.name}"
-                found[name] = _walk(name, walk, "row, block", walk.tile(rows, group.blocks), [loop])
+                found[name] = _walk(name, walk, "row, end, block", walk.tile(rows, group.blocks), [loop])
     return found
 
 

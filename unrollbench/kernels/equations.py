@@ -8,7 +8,7 @@ division instead of two.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from llvmlite import ir
 from unrollbench.kernels.elementary import OTHERS, QUOTIENTS, Emitter, Value
 from unrollbench.kernels.expression import Expression, uses
 from unrollbench.kernels.simd import Vector, vector
-from unrollbench.kernels.words import pointer
+from unrollbench.kernels.words import pointer, prefetch
 
 I64 = ir.IntType(64)
 
@@ -31,6 +31,10 @@ class Lanes:
 
     first: int
     count: int
+
+    def columns(self, width: int) -> range:
+        """The vectors of `width` elements that hold some of it."""
+        return range(self.first // width, (self.first + self.count - 1) // width + 1)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,14 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Touched:
+    """A place that a tile reads and, if `written`, writes."""
+
+    place: Place
+    written: bool
+
+
+@dataclass(frozen=True)
 class Equations:
     """What is loaded, each an expression's argument, and which expressions or numbers are stored where."""
 
@@ -56,7 +68,12 @@ class Equations:
     @property
     def arguments(self) -> dict[str, int]:
         """The names of the addresses, in the order in which `on_tile` takes them, and the stride of each."""
-        return {place.argument: place.stride for _, place in (*self.loads, *self.stores)}
+        return arguments(place for _, place in (*self.loads, *self.stores))
+
+
+def arguments(places: Iterable[Place]) -> dict[str, int]:
+    """The names of the addresses of places, each once, and the stride of each."""
+    return {place.argument: place.stride for place in places}
 
 
 class _Emission:
@@ -122,6 +139,8 @@ class _Emission:
         return x if not isinstance(y, tuple) else self.emitter.mul(x, y)
 
 
+LINE_BYTES = 64
+"""Of a line of a cache, on nearly all hosts."""
 MOST_TOGETHER = 6
 """Vectors that are computed side by side at most: with more, their values would not stay in registers."""
 
@@ -137,6 +156,26 @@ def on_tile(dtype: str, rows: int, blocks: int, equations: Equations) -> Any:
         addresses = {name: pointer(builder, value) for name, value in zip(names, args, strict=True)}
         for part in together:
             _emit_together(builder, ty, equations, addresses, part)
+
+    return emit
+
+
+def ask_for_tile(dtype: str, rows: int, blocks: int, touched: Sequence[Touched], level: int) -> Any:
+    """A function of the `arguments` of these places that asks for what a tile touches, in the cache of that level."""
+    ty = vector(dtype)
+    names, width = tuple(arguments(each.place for each in touched)), ty.lanes * ty.size
+    asked: dict[tuple[Place, int], bool] = {}
+    for place, written in ((each.place, each.written) for each in touched):
+        columns = range(blocks) if place.lanes is None else place.lanes.columns(ty.lanes)
+        for column in columns[:: max(1, LINE_BYTES // width)]:
+            key = replace(place, lanes=None), column
+            asked[key] = written or asked.get(key, False)
+
+    def emit(builder: Any, *args: Any) -> None:
+        memory = _Memory(builder, ty, {name: pointer(builder, value) for name, value in zip(names, args, strict=True)})
+        for (place, column), written in asked.items():
+            for row in range(rows):
+                prefetch(builder, memory.at(place, row, column), level, writes=written)
 
     return emit
 
@@ -186,15 +225,16 @@ class _Memory:
             for column, value in enumerate(self._packed(parts)):
                 self._store(value, place, row, column)
 
-    def _at(self, place: Place, row: int, column: int) -> Any:
+    def at(self, place: Place, row: int, column: int) -> Any:
+        """Where the vector of a place begins."""
         offset = ir.Constant(I64, place.offset + row * place.stride + column * self.ty.lanes * self.ty.size)
         return self.builder.gep(self.addresses[place.argument], [offset], source_etype=ir.IntType(8))
 
     def _load(self, place: Place, row: int, column: int) -> Any:
-        return self.builder.load(self._at(place, row, column), align=self.ty.size, typ=self.ty.llvm)
+        return self.builder.load(self.at(place, row, column), align=self.ty.size, typ=self.ty.llvm)
 
     def _store(self, value: Any, place: Place, row: int, column: int) -> None:
-        self.builder.store(value, self._at(place, row, column), align=self.ty.size)
+        self.builder.store(value, self.at(place, row, column), align=self.ty.size)
 
     def _shuffled(self, x: Any, y: Any, lanes: Sequence[int]) -> Any:
         """The lanes of x, which count from 0, and of y, which count on, in that order."""

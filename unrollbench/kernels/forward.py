@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from unrollbench.kernels.equations import Equations
+from unrollbench.kernels.equations import Equations, Touched
 from unrollbench.kernels.expression import Expression
 from unrollbench.kernels.layout import AHEAD_ROWS, AHEAD_STEPS, Group, Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.places import Places, exposed
@@ -20,6 +20,7 @@ from unrollbench.kernels.source import (
     gates,
     meet,
     packed_tiles,
+    share,
     tiles,
 )
 from unrollbench.kernels.tile import Ends, Product
@@ -28,7 +29,8 @@ from unrollbench.kernels.walk import Walk
 
 def step(layout: LayerLayout, inputs: Inputs) -> str:
     """`step(f, t, s)`: all stages of time step t, whose gate buffer lies in slot s of the window."""
-    lines = begin(layout)
+    row, rows, *_ = share(layout, layout.stages[0])
+    lines = [*begin(layout), f"end = {row} + {rows}"]
     if layout.reads_inputs:
         lines.append(f"x = {inputs.address(layout)}")
     if layout.projects_ahead:
@@ -77,7 +79,7 @@ def _tile(
         lines = [f"if ahead and part < {columns}:", f"    {together}", "else:", f"    {lines[0]}"]
     return [
         *lines,
-        f"equations_{shape}(t, lengths, row, block, {', '.join(passed.values())}, top)",
+        f"equations_{shape}(t, lengths, row, end, block, {', '.join(passed.values())}, top)",
     ]
 
 
@@ -194,7 +196,16 @@ def equations(layout: LayerLayout, s: StageLayout, *, packed: bool = False) -> W
     wanted = [*kept, *(True for _ in stage.writes)]
     stores = [store for store, keep in zip(zip(results, targets, strict=True), wanted, strict=True) if keep]
     live = Equations(tuple(loads), tuple(stores))
-    return Walk(layout, live, _finished(layout, s, top=False), _finished(layout, s, top=True))
+    past = _finished(layout, s, top=False), _finished(layout, s, top=True)
+    return Walk(layout, live, *past, _touched(layout, s, places))
+
+
+def _touched(layout: LayerLayout, s: StageLayout, places: Places) -> tuple[Touched, ...]:
+    """What a tile reads and writes, each once, but gates that all tiles have the same room for."""
+    replaced = {name for name in s.stage.writes if layout.arrays[name].slots == "single"}
+    own = [Touched(place, True) for place in places.gates if s.gate_slots != "tile"]
+    read = [Touched(places.read(name), False) for name in s.stage.reads if name not in replaced]
+    return (*own, *read, *(Touched(places.of(f"{name}_new", name), True) for name in s.stage.writes))
 
 
 def _finished(layout: LayerLayout, s: StageLayout, *, top: bool) -> Equations:

@@ -7,8 +7,8 @@ buffers as they are, so the final state's gradient waits there until the row's l
 
 from __future__ import annotations
 
-from unrollbench.kernels.equations import Equations, Place
-from unrollbench.kernels.expression import Expression
+from unrollbench.kernels.equations import Equations, Place, Touched
+from unrollbench.kernels.expression import Expression, uses
 from unrollbench.kernels.layout import Group, LayerLayout, StageLayout
 from unrollbench.kernels.places import Places, exposed
 from unrollbench.kernels.source import (
@@ -98,6 +98,7 @@ def gradients(layout: LayerLayout, s: StageLayout, *, packed: bool = False) -> W
 
     inputs = [load(place) for place in (*places.gates, *map(places.read, stage.reads))]
     inputs += [load(places.of(f"{name}_new", name)) for name in stage.writes]
+    saved = [*loaded, *([places.of("d_out", "h")] if _is_output(s) else [])]
     inputs += [load(place) for place in places.diagonals]
     inputs += [gradient_of(name) for name in (*stage.exposed, *stage.writes)]
     names = (*stage.gates, *stage.reads, *stage.diagonals)
@@ -112,4 +113,7 @@ def gradients(layout: LayerLayout, s: StageLayout, *, packed: bool = False) -> W
         stores.append((load(places.gradient(name)) + results[name], places.gradient(name)))
     finished = Equations((), tuple((0, place) for place in places.gates))
     live = Equations(tuple((value, place) for place, value in loaded.items()), tuple(stores))
-    return Walk(layout, live, finished)
+    used = uses(result for result, _ in stores)
+    return Walk(
+        layout, live, finished, touched=tuple(Touched(place, False) for place in saved if loaded[place] in used)
+    )

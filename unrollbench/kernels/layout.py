@@ -64,6 +64,11 @@ class Partition:
         return [(first, n_big * self.big + n_small * (self.big - 1)) for first, n_big, n_small in self.shares]
 
     @property
+    def most_groups(self) -> int:
+        """How many groups the thread has that has most of them."""
+        return max(n_big + n_small for _, n_big, n_small in self.shares)
+
+    @property
     def sizes(self) -> tuple[tuple[int, str], ...]:
         """The sizes that some thread has groups of, and what the frame's fields call them: no other needs code."""
         named = ((self.big, "big", 1), (self.big - 1, "small", 2))

@@ -1,6 +1,7 @@
 """The register tile of a matrix product: a few rows times a few vector columns, summed in registers.
 
-While it works it can ask for the weights that the next tiles need, where these do not fit in the second-level cache.
+While it works it can ask for the weights that the next tiles need, where these do not fit in the second-level cache,
+or for the lines that the next tile writes to.
 """
 
 from __future__ import annotations
@@ -45,6 +46,12 @@ class _Tile:
     def store(self, sums, out, out_row, offsets):
         for place, value in zip(self._cells(out, out_row, offsets), sums, strict=True):
             self.builder.store(value, place, align=self.size)
+
+    def ask_for_next(self, out, out_row, offsets):
+        """Asks for where the tile of the rows below stores its sums: no hardware foresees rows that lie far apart."""
+        below = self.builder.add(out, self._times(out_row, self.rows))
+        for place in self._cells(below, out_row, offsets):
+            prefetch(self.builder, place, level=1, writes=True)
 
     def _cells(self, address, stride, offsets):
         start = pointer(self.builder, address)
@@ -155,6 +162,7 @@ def tile(dtype: str, rows: int, columns: int):
 
     def emit(builder, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
         emitted = _Tile(builder, ty, rows, columns)
+        emitted.ask_for_next(out, out_row, offsets)
         sums = emitted.add(count, emitted.load(start, start_row, offsets), (a, a_row, a_k), (w, w_column, w_k))
         emitted.store(sums, out, out_row, offsets)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from unrollbench.kernels.equations import Equations, on_tile
+from unrollbench.kernels.equations import Equations, Touched, arguments, ask_for_tile, on_tile
 from unrollbench.kernels.layout import LayerLayout
 
 MOST_ROWS = 4
 """Rows that a loop takes at once at most: more would need more registers than there are."""
+TILE_CACHE, LOOP_CACHE = 1, 2
+"""The cache that a tile's lines are asked for in, after the product of the one before it, and those of a loop, which
+comes to them only when it has been through all units of as many rows."""
 
 
 @dataclass(frozen=True)
@@ -18,27 +21,38 @@ class Walk:
     """Equations for rows within their length (`live`) and past it, in any layer (`finished`) or in the top one.
 
     Where the two differ, its functions take a last argument more, `top`, so that layers below the top share them.
+    touched: places of the live equations whose lines are asked for before the rows that follow come to them, since no
+    cache may have them and no hardware foresees rows that lie far apart.
     """
 
     layout: LayerLayout
     live: Equations
     finished: Equations
     finished_at_top: Equations | None = None
+    touched: tuple[Touched, ...] = ()
 
     def loop(self, largest: int) -> tuple[list[str], dict[str, Any]]:
         """The body of a function (t, lengths, row, rows, block, blocks, *arguments), and what it calls.
 
         It applies the equations to `rows` rows from number `row` on and `blocks` vectors of units from number `block`
-        on. largest: how many rows it takes at once at most; what is left over is never a single one of several.
+        on. largest: how many rows it takes at once at most; what is left over is never a single one of several. When
+        it takes so many it asks for the lines of as many more, if there are that many.
         """
+        asks = largest > 1 and self.layout.batch > largest
         lines = ["each_row = row", "while each_row < row + rows:", "    left = row + rows - each_row"]
         for part in range(largest, 0, -1):
             fits = f"left >= {part} and left != {part + 1} and " if part > 1 else ""
             lines.append(f"    {'if' if part == largest else 'elif'} {fits}{_all_live('each_row', part)}:")
-            lines += _indented([*self._over_blocks(f"live_{part}", self.live), f"each_row += {part}"], 8)
+            ahead = self._ask(f"each_row + {part}", "unit_at") if asks and part == largest else ""
+            if ahead:
+                lines.append(f"        more = left >= {2 * part}")
+            each = self._over_blocks(f"live_{part}", self.live, ["if more:", f"    {ahead}"] if ahead else [])
+            lines += _indented([*each, f"each_row += {part}"], 8)
         lines += ["    else:", *_indented([*self._finished(), "each_row += 1"], 8)]
         dtype = self.layout.dtype
         called = {f"live_{part}": on_tile(dtype, part, 1, self.live) for part in range(1, largest + 1)}
+        if asks and self.touched:
+            called["ask_for_tile"] = ask_for_tile(dtype, largest, 1, self.touched, LOOP_CACHE)
         past = {"finished": self.finished, "finished_at_top": self.finished_at_top}
         return lines, called | {name: on_tile(dtype, 1, 1, each) for name, each in past.items() if each is not None}
 
@@ -50,15 +64,21 @@ class Walk:
         return ["if top:", *_indented(at_top, 4), "else:", *_indented(past, 4)]
 
     def tile(self, rows: int, blocks: int) -> tuple[list[str], dict[str, Any]]:
-        """The body of a function (t, lengths, row, block, *arguments) for a tile of that size, and what it calls.
+        """The body of a function (t, lengths, row, end, block, *arguments) for a tile of that size, and what it calls.
 
-        Beside that it calls `loop`, the function of that text, where not all rows are live. There is no loop around the
-        equations here: constants stay where they are in memory, and registers are left for values.
+        end: one past the last row, up to which it asks for the lines of the tile that follows. Beside that it calls
+        `loop`, the function of that text, where not all rows are live. There is no loop around the equations here:
+        constants stay where they are in memory, and registers are left for values.
         """
-        at = self._at("row", f"block * {self.layout.width}", self.live)
-        lines = [f"if {_all_live('row', rows)}:", f"    live({at})", "else:"]
+        unit, called = f"block * {self.layout.width}", {"live": on_tile(self.layout.dtype, rows, blocks, self.live)}
+        lines = []
+        if self.touched and self.layout.rows.most_groups > 1:
+            called["ask_for_tile"] = ask_for_tile(self.layout.dtype, rows, blocks, self.touched, TILE_CACHE)
+            lines += [f"if row + {rows} < end:", f"    {self._ask(f'row + {rows}', unit)}"]
+        at = self._at("row", unit, self.live.arguments)
+        lines += [f"if {_all_live('row', rows)}:", f"    live({at})", "else:"]
         lines.append(f"    loop(t, lengths, row, {rows}, block, {blocks}, {', '.join(self.arguments)})")
-        return lines, {"live": on_tile(self.layout.dtype, rows, blocks, self.live)}
+        return lines, called
 
     @property
     def addresses(self) -> list[str]:
@@ -71,17 +91,24 @@ class Walk:
         """The last arguments of its functions: the addresses and, where that matters, `top`."""
         return [*self.addresses, *(["top"] if self.finished_at_top else [])]
 
-    def _over_blocks(self, function: str, equations: Equations) -> list[str]:
-        """The call of a function for each unit block of the rows from each_row on."""
+    def _over_blocks(self, function: str, equations: Equations, before: Iterable[str] = ()) -> list[str]:
+        """The call of a function for each unit block of the rows from each_row on, and lines before that."""
         return [
             f"unit_at = block * {self.layout.width}",
             "for _ in range(blocks):",
-            f"    {function}({self._at('each_row', 'unit_at', equations)})",
+            *_indented(before, 4),
+            f"    {function}({self._at('each_row', 'unit_at', equations.arguments)})",
             f"    unit_at += {self.layout.width}",
         ]
 
-    def _at(self, row: str, unit: str, equations: Equations) -> str:
-        return ", ".join(f"{name} + {row} * {stride} + {unit}" for name, stride in equations.arguments.items())
+    def _ask(self, row: str, unit: str) -> str:
+        """A line that asks for what is touched in the rows from `row` on; none, if nothing is."""
+        if not self.touched:
+            return ""
+        return f"ask_for_tile({self._at(f'({row})', unit, arguments(each.place for each in self.touched))})"
+
+    def _at(self, row: str, unit: str, strides: Mapping[str, int]) -> str:
+        return ", ".join(f"{name} + {row} * {stride} + {unit}" for name, stride in strides.items())
 
 
 def _all_live(row: str, rows: int) -> str:

@@ -38,12 +38,12 @@ def ask(builder, address):
     prefetch(builder, pointer(builder, address), 1)
 
 
-def prefetch(builder, place, level):
-    """Asks for the line at an LLVM pointer, for reading, in the cache of that level."""
+def prefetch(builder, place, level, *, writes=False):
+    """Asks for the line at an LLVM pointer, in the cache of that level: for reading, or for writing as well."""
     word = ir.IntType(32)
     function = ir.FunctionType(ir.VoidType(), [ir.PointerType(), word, word, word])
     asked = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
-    builder.call(asked, [place, *(ir.Constant(word, value) for value in (0, 4 - level, 1))])
+    builder.call(asked, [place, *(ir.Constant(word, value) for value in (int(writes), 4 - level, 1))])
 
 
 def poke(builder, address, value):
