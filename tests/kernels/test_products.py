@@ -99,8 +99,10 @@ def test_weight_gradients_over_more_rows_than_a_panel_are_the_references(cell: s
         check(longer, tensors, run(program_of(case), longer, tensors))
 
 
-def test_weight_gradients_are_the_references_however_few_columns_a_cache_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "SHARE_OF_SUMS", 0.0)
+def test_weight_gradients_are_the_references_however_few_panels_are_packed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(layout, "PANELS", 1)
     for threads in (1, 2):  # 39 units: kernels are shared by layout, and no other test has this one
         axes = {"cell": "lstm", "num_units": 39, "sequence_length": 50, "parallel_iterations": 64, "threads": threads}
         case = Case(**{**SMALL, **axes})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tests.kernels.stacks import stack
 from unrollbench.kernels import source, specialize
 from unrollbench.kernels.network import layouts
+from unrollbench.kernels.products import PANEL_ROWS
 from unrollbench.schedule import Schedule, schedule
 
 
@@ -133,6 +135,24 @@ def test_every_step_runs_once_and_after_what_it_needs(L: int, T: int, unroll: in
             assert back["back_step", layer, t] < min(back["d_inputs", layer, t], back["d_weights", layer, t])
             assert t == T - 1 or back["back_step", layer, t + 1] < back["back_step", layer, t]
             assert layer == L - 1 or back["d_inputs", layer + 1, t] < back["back_step", layer, t]
+
+
+@given(st.integers(1, 3), st.integers(0, 400), st.integers(1, 12), st.integers(1, 40), st.integers(1, 300))
+def test_windows_wait_until_their_rows_fill_a_panel_of_the_weights_gradients(
+    L: int, T: int, unroll: int, window: int, batch: int
+) -> None:
+    planned = schedule("dynamic", num_layers=L, max_time=T, unroll=unroll, parallel_iterations=window)
+    shape = specialize.Shape(layouts(stack(layers=L, batch=batch), planned), 1024, False)
+    parts: list[tuple[int, int]] = []
+    kinds = ("back_step", "d_inputs", "d_weights")
+    kernels: dict[str, Any] = {f"{kind}_{layer}": lambda *_: None for kind in kinds for layer in range(L)}
+    kernels["d_weights_0"] = lambda f, start, slot, count: parts.append((start, start + count))
+    source.define(specialize.backward(planned, shape)["backward"], "backward", kernels | {"peek": lambda f, at: T})(0)
+    assert [stop for _, stop in parts] == [T, *(start for start, _ in parts)][: len(parts)]
+    assert [start for start, _ in parts[-1:]] == [0] * (T > 0)
+    assert all((stop - start) * batch < PANEL_ROWS + window * batch for start, stop in parts)
+    for rows in ((stop - start) * batch for start, stop in parts[:-1] if window * batch < PANEL_ROWS):
+        assert rows >= PANEL_ROWS
 
 
 @given(st.integers(1, 3), st.integers(1, 30), st.integers(1, 12), st.data())

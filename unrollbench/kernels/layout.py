@@ -20,8 +20,8 @@ from unrollbench.case import DTYPES
 from unrollbench.cells import Cell, LayerSpec, Stage
 from unrollbench.kernels import host
 
-SHARE_OF_SUMS = 0.375
-"""Of the second-level cache: for sums of the weight gradient, to which rows of gradients and operands are added."""
+PANELS = 16
+"""Groups of 4 columns that are packed together for the weight gradient: what is read of a row is long enough then."""
 OWN_MULTIPLIES = 512
 """Vector multiply-adds of the units that a thread computed itself, with which it bridges the wait for the others'."""
 AHEAD_STEPS = 16
@@ -312,10 +312,9 @@ class LayerLayout:
         return s.operand_size + (self.spec.input_size if s.stage.takes_input else 0)
 
     def panels(self, s: StageLayout) -> int:
-        """How many groups of 4 columns of the weight gradient's sums the second-level cache keeps beside all else."""
-        kept = int(SHARE_OF_SUMS * host.second_level_cache_bytes()) // (self.kernel_rows(s) * 4 * self.width)
+        """How many groups of 4 columns a thread packs together for the weight gradient at most."""
         groups = -(-s.columns // 4)
-        return max(1, min(kept, -(-groups // self.threads)))
+        return min(PANELS, -(-groups // self.threads))
 
     @cached_property
     def fields(self) -> dict[str, int]:

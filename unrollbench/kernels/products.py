@@ -25,8 +25,8 @@ ROW_TILE = 6
 WIDE_ROWS, DEEP_ROWS, DEEP_PRODUCT = 96, 48, 1024
 """Rows that are taken through all columns before the next ones, so that they stay in the second-level cache: fewer
 where each is long (DEEP_PRODUCT elements and more)."""
-PANEL_ROWS = 128
-"""Rows of gradients packed into contiguous panels: 128 rows x 4 vectors x 64 bytes fill a first-level cache."""
+PANEL_ROWS = 256
+"""Rows of gradients packed into contiguous panels, of which the second-level cache keeps the one that is multiplied."""
 
 
 @cache
@@ -156,8 +156,8 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
     """`d_weights(f, t, slot, n)`: adds [x, operand, 1]^T . d_pre of n steps from t to the gradients of kernel and bias.
 
     They are one array, so that is one product. The steps that end at the longest length come first: their
-    sums replace what was there. Some columns of the sums at a time, as many as the second-level cache keeps, take all
-    rows; both operands are packed for that in the order in which tiles read them.
+    sums replace what was there. PANEL_ROWS rows at a time are added to all of a thread's columns; both operands are
+    packed for that in the order in which tiles read them, x and the operand once.
     """
     i, batch, itemsize, width = s.index, layout.batch, layout.itemsize, layout.width
     operand_row = layout.arrays[s.stage.operand].row_bytes
@@ -171,15 +171,15 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
         f"gates = {at(f'gates_{i}')} + t * {batch * s.row_bytes}",
         f"x, operand = {at('x')} + t * {batch * x_row}, {at(s.stage.operand)} + t * {batch * operand_row}",
         f"copy_bytes(packed + {layout.kernel_rows(s) * depth_bytes}, {at('ones')}, {depth_bytes})",
-        f"group, last_group = {groups} * thread // {layout.threads}, {groups} * (thread + 1) // {layout.threads}",
-        "while group < last_group:",
-        f"    end = min(last_group, group + {layout.panels(s)})",
-        f"    for first in range(0, rows, {PANEL_ROWS}):",
-        f"        depth, replaces = min({PANEL_ROWS}, rows - first), latest and first == 0",
-        f"        start_row = 0 if replaces else {s.row_bytes}",
-        f"        transpose(depth, {inputs}, x + first * {x_row}, {x_row}, packed, {depth_bytes})",
-        f"        transpose(depth, {s.operand_size}, operand + first * {operand_row}, {operand_row}, "
+        f"first_group, last_group = {groups} * thread // {layout.threads}, {groups} * (thread + 1) // {layout.threads}",
+        f"for first in range(0, rows, {PANEL_ROWS}):",
+        f"    depth, replaces = min({PANEL_ROWS}, rows - first), latest and first == 0",
+        f"    start_row, group = 0 if replaces else {s.row_bytes}, first_group",
+        f"    transpose(depth, {inputs}, x + first * {x_row}, {x_row}, packed, {depth_bytes})",
+        f"    transpose(depth, {s.operand_size}, operand + first * {operand_row}, {operand_row}, "
         f"packed + {inputs * depth_bytes}, {depth_bytes})",
+        "    while group < last_group:",
+        f"        end = min(last_group, group + {layout.panels(s)})",
         "        for r in range(depth):",
         f"            row, panel = gates + (first + r) * {s.row_bytes}, panels + r * {panel_row}",
         "            for one in range(group, end):",
@@ -195,7 +195,7 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
         f"            multiply({layout.kernel_rows(s) + bias}, count, depth, packed, {depth_bytes}, {itemsize}, "
         f"panel, {width}, {panel_row}, {at('zeros')} if replaces else out, start_row, out, {s.row_bytes})",
         f"            panel += {panel_bytes}",
-        "    group = end",
+        "        group = end",
     ]
     transposer = transpose(layout.dtype)
     packing = {"copy_4": copy_vectors(layout.dtype, 4), "transpose": transposer.call}

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from unrollbench.kernels.layout import LayerLayout
+from unrollbench.kernels.products import PANEL_ROWS
 from unrollbench.kernels.source import field, function, wait
 from unrollbench.schedule import Schedule
 
@@ -141,10 +142,30 @@ def _release(shape: Shape, start: str, stop: str) -> Iterable[str]:
 # ---------------------------------------------------------------- backward
 
 
-def _products(shape: Shape, layer: int, start: str, count: str) -> list[str]:
+def _products(shape: Shape, layer: int, start: str, count: str, gathers: bool = False) -> list[str]:
+    """The gradients of a window's inputs, and of the weights: of that window, or of all steps that wait for it."""
     frame = shape.frame(layer)
-    calls = [f"{name}_{layer}({frame}, {start}, 0, {count})" for name in ("d_inputs", "d_weights")]
-    return [*shape.wait, *calls]
+    lines = [*shape.wait, f"d_inputs_{layer}({frame}, {start}, 0, {count})"]
+    if not gathers:
+        return [*lines, f"d_weights_{layer}({frame}, {start}, 0, {count})"]
+    return [*lines, "if due:", f"    d_weights_{layer}({frame}, {start}, 0, waiting - ({start}))"]
+
+
+def _gathers(schedule: Schedule, shape: Shape) -> bool:
+    """Whether windows wait for each other until they fill a panel of the weights' gradients.
+
+    A window does not that has so many rows itself, nor one whose activations leave memory after it.
+    """
+    return not shape.swaps and schedule.window * shape.layouts[0].batch < PANEL_ROWS
+
+
+def _due(shape: Shape, start: str) -> str:
+    """A line that says whether the window from `start` on is what the steps that wait have waited for.
+
+    waiting: one past the last of them. The first window of all is, however few there are.
+    """
+    batch = shape.layouts[0].batch
+    return f"due = (waiting - ({start})) * {batch} >= min({PANEL_ROWS}, waiting * {batch})"
 
 
 def _static_backward(schedule: Schedule, shape: Shape) -> Iterable[str]:
@@ -156,32 +177,45 @@ def _static_backward(schedule: Schedule, shape: Shape) -> Iterable[str]:
 
 
 def _dynamic_backward(schedule: Schedule, shape: Shape) -> Iterable[str]:
+    gathers = _gathers(schedule, shape)
     yield "stop = limit"
+    if gathers:
+        yield "waiting = limit"
     if schedule.unroll > schedule.window:
         yield f"while stop >= {schedule.unroll}:"
         yield from _indented(_long_backward_body(schedule, shape))
         yield f"    stop -= {schedule.unroll}"
     yield "while stop > 0:"
     yield f"    start = (stop - 1) // {schedule.window} * {schedule.window}"
+    if gathers:
+        yield f"    {_due(shape, 'start')}"
     unroll = schedule.unroll if schedule.unroll <= schedule.window else 1
     for layer in reversed(shape.layers):
         yield from _indented(shape.wait)
         step = f"back_step_{layer}({shape.frame(layer)}, t{{0}}, t{{0}} - start)"
         yield "    t = stop - 1"
         yield from _indented(_unrolled(step, unroll, "t - {} >= start - 1", "t >= start", "t -="))
-        yield from _indented(_products(shape, layer, "start", "stop - start"))
+        yield from _indented(_products(shape, layer, "start", "stop - start", gathers))
+    if gathers:
+        yield from ("    if due:", "        waiting = start")
     yield from _indented(_release(shape, "start", "stop"))
     yield "    stop = start"
 
 
 def _long_backward_body(schedule: Schedule, shape: Shape) -> Iterable[str]:
     """`_long_body` in reverse."""
+    gathers = _gathers(schedule, shape)
     windows = list(Schedule("static", 1, None, schedule.window).windows(schedule.unroll))
     for first, last in ((schedule.unroll - b, schedule.unroll - a) for a, b in windows):
+        start = f"stop - {schedule.unroll - first}"
+        if gathers:
+            yield _due(shape, start)
         for layer in reversed(shape.layers):
             yield from shape.wait
             for k in reversed(range(first, last)):
                 t = f"stop - {schedule.unroll - k}"
                 yield f"back_step_{layer}({shape.frame(layer)}, {t}, {k - first})"
-            yield from _products(shape, layer, f"stop - {schedule.unroll - first}", f"{last - first}")
-        yield from _release(shape, f"stop - {schedule.unroll - first}", f"stop - {schedule.unroll - last}")
+            yield from _products(shape, layer, start, f"{last - first}", gathers)
+        if gathers:
+            yield from ("if due:", f"    waiting = {start}")
+        yield from _release(shape, start, f"stop - {schedule.unroll - last}")
