@@ -187,6 +187,18 @@ def test_every_thread_of_a_team_has_a_processor_to_itself_during_a_run() -> None
             assert [int(cpu) for cpu in frames[:, 0]] == THREADS.processors(2)
 
 
+def test_a_caller_who_is_elsewhere_comes_to_its_processor_for_a_brief_run_too() -> None:
+    before, frames = os.sched_getaffinity(0), np.zeros((2, 1), np.int64)
+    with team_of(2) as team:
+        try:
+            os.sched_setaffinity(0, {max(before)})
+            team.run(place(), frames, brief=True)
+            assert os.sched_getaffinity(0) == {max(before)}
+        finally:
+            os.sched_setaffinity(0, before)
+    assert [int(cpu) for cpu in frames[:, 0]] == THREADS.processors(2)
+
+
 @pytest.mark.parametrize("cpu", [1024, 5000])
 def test_a_caller_whose_processor_is_beyond_a_set_of_processors_stays_where_it_was(
     monkeypatch: pytest.MonkeyPatch, cpu: int

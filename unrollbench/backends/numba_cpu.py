@@ -22,6 +22,9 @@ from unrollbench.kernels.threads import Team
 from unrollbench.schedule import Schedule, of_case
 from unrollbench.tensors import Array, Gradients, Outputs, State, Tensors, Weights
 
+BRIEF_MULTIPLIES = 1_000_000
+"""Multiply-adds of a pass that takes some tens of microseconds at most."""
+
 
 class NetworkProgram:
     """A compiled stack of layers with its weights, buffers and threads.
@@ -40,6 +43,9 @@ class NetworkProgram:
         self.build_phases_s: Mapping[str, float] = phases.seconds
         self._phases = phases
         self._spent = False
+        layouts = self.network.layouts
+        columns = sum(each.kernel_rows(s) * s.columns * each.lanes for each in layouts for s in each.stages)
+        self._multiplies = spec.batch_size * columns  # of a step
 
     # ------------------------------------------------------------ what to compute with
 
@@ -70,6 +76,7 @@ class NetworkProgram:
         buffers.lengths[:] = steps if lengths is None else lengths
         self._limit = int(buffers.lengths.max())
         buffers.set_all("limit", self._limit)
+        self._brief = self._limit * self._multiplies < BRIEF_MULTIPLIES
 
     def set_cotangents(self, d_outputs: Array | None, d_state: Sequence[State] | None) -> None:
         """Sets the gradients that the backward pass starts from, by reference; None is zero."""
@@ -120,7 +127,7 @@ class NetworkProgram:
         """Runs a whole pass at once, or step by step from here if the program is stepwise."""
         entries, frames = self.network.entries, self._buffers.frames
         if whole in entries:
-            self._team.run(entries[whole].address, frames)
+            self._team.run(entries[whole].address, frames, brief=self._brief)
             return
         address, field = entries[single].address, self.network.layouts[0].fields["t"] // 8
         with self._team.gathered():

@@ -54,12 +54,14 @@ def _callable(called: Kernel) -> Any:
     return _c_function(called.arguments)(called.address)
 
 
-# Where the caller is elsewhere, its set of processors changes for the run, so that it comes to its own one and stays
-# there. If it is there already, nothing is gained that is worth two calls of the system in a run of a few microseconds.
-# Nor does it change where the system's own sets are larger than ours.
+# The caller's set of processors changes for the run, so that it comes to its own one and stays there. A brief run of a
+# caller that is there already does without: the calls of the system would take as long as the run, in which it hardly
+# moves. Nor does the set change where the system's own sets are larger than ours.
 _PIN = f"""
     own, pinned = watch(control + {OWN_CPU}), 0
-    if own != {NO_CPU} and own != sched_getcpu():
+    if brief and own == sched_getcpu():
+        own = {NO_CPU}
+    if own != {NO_CPU}:
         pinned = sched_getaffinity(0, {CPU_SET_BYTES}, control + {CALLERS_CPUS}) == 0
         if pinned:
             sched_setaffinity(0, {CPU_SET_BYTES}, control + {OWN_CPUS})
@@ -110,7 +112,7 @@ def serve(control, thread):
         add_atomic(control + {FINISHED}, 1)
 """,
     "launch": f"""
-def launch(control, function, frames, stride, others):
+def launch(control, function, frames, stride, others, brief):
 {_PIN if _CAN_PIN else ""}
     poke(control + {FINISHED}, 0)
     poke(control + {FUNCTION}, function)
@@ -136,7 +138,8 @@ relax(spins): one turn of a spin loop, which has had so many. arrive(arrivals, t
 arrivals: the address of the threads' counts, ARRIVAL_BYTES apart, which nothing else touches. meet(arrivals, thread,
 threads): returns when all `threads` have arrived as often as this one. barrier(arrivals, thread, threads): both.
 serve(control, thread): runs what is launched, again and again, until it is stopped. launch(control, function, frames,
-stride, others): runs a function on all threads, with a frame each. stop(control): ends the threads.
+stride, others, brief): runs a function on all threads, with a frame each; brief: whether that takes but microseconds.
+stop(control): ends the threads.
 """
 
 
@@ -183,7 +186,7 @@ def _stop(control: npt.NDArray[np.int64], members: list[threading.Thread]) -> No
 
 
 class Team:
-    """`size` threads, the caller's among them, with a processor each: the caller comes to its own one for a run.
+    """`size` threads, the caller's among them, with a processor each: the caller's during a run, the others' for life.
 
     `close` (or garbage collection, or the end of the process) ends them.
     """
@@ -233,8 +236,10 @@ class Team:
             os.sched_setaffinity(0, before)
             self._control[OWN_CPU // 8] = self._own_cpu
 
-    def run(self, function: int, frames: npt.NDArray[np.int64]) -> None:
+    def run(self, function: int, frames: npt.NDArray[np.int64], *, brief: bool = False) -> None:
         """Calls the C function at address `function` once per thread, with the address of that thread's row of frames.
+
+        brief: whether that takes so little that a caller who is on its processor already need not be kept there.
 
         Raises RuntimeError after `close`, and with several threads in a process that was forked since they started.
         """
@@ -244,7 +249,7 @@ class Team:
             _c_function(1)(function)(frames.ctypes.data)
         else:
             control, others = self._launched
-            self._launch(control, function, frames.ctypes.data, frames.strides[0], others)
+            self._launch(control, function, frames.ctypes.data, frames.strides[0], others, int(brief))
 
 
 _teams: weakref.WeakSet[Team] = weakref.WeakSet()
