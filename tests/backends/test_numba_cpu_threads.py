@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -65,3 +66,22 @@ def test_a_closed_program_says_so() -> None:
     program.close()
     with pytest.raises(RuntimeError, match="closed"):
         program.run()
+
+
+@pytest.mark.parametrize(("T", "units", "brief"), [(1, 8, True), (5, 8, True), (1000, 8, False), (1, 600, False)])
+def test_only_few_steps_with_few_multiplies_are_a_brief_run(
+    monkeypatch: pytest.MonkeyPatch, T: int, units: int, brief: bool
+) -> None:
+    case = Case(**{**SMALL, "cell": "lstm", "mode": "forward", "threads": 2, "sequence_length": T, "num_units": units})
+    tensors = draw(case)
+    said: list[bool] = []
+    with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
+        launch = program._team.run
+
+        def noted(*args: Any, brief: bool) -> None:
+            said.append(brief)
+            launch(*args, brief=brief)
+
+        monkeypatch.setattr(program._team, "run", noted)
+        run(program, case, tensors)
+    assert said == [brief]

@@ -1,4 +1,4 @@
-"""What a tile asks for before it is computed: the lines of its own rows, each once, and for writing what it writes."""
+"""What is asked for before a tile is computed: the lines of its rows, and for writing what it writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from llvmlite import ir
 
 from unrollbench.kernels import host
-from unrollbench.kernels.equations import LINE_BYTES, Lanes, Place, Touched, arguments, ask_for_tile
+from unrollbench.kernels.equations import Lanes, Place, Touched, arguments, ask_for_tile
+from unrollbench.kernels.words import LINE_BYTES
 
 I64 = ir.IntType(64)
 WIDTH = host.vector_unit().width_bytes

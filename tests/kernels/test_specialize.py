@@ -137,22 +137,44 @@ def test_every_step_runs_once_and_after_what_it_needs(L: int, T: int, unroll: in
             assert layer == L - 1 or back["d_inputs", layer + 1, t] < back["back_step", layer, t]
 
 
+def weighted(planned: Schedule, batch: int, steps: int, *, swaps: bool = False) -> list[tuple[int, int]]:
+    """(start, stop) of the steps of each call that adds to the gradients of weights, which every layer makes."""
+    L = planned.num_layers
+    shape = specialize.Shape(layouts(stack(layers=L, batch=batch), planned), 1024, swaps)
+    parts: list[list[tuple[int, int]]] = [[] for _ in range(L)]
+    kinds = ("back_step", "d_inputs", "release")
+    kernels: dict[str, Any] = {f"{kind}_{layer}": lambda *_: None for kind in kinds for layer in range(L)}
+    for layer, own in enumerate(parts):
+        kernels[f"d_weights_{layer}"] = lambda f, start, slot, count, own=own: own.append((start, start + count))
+    text = specialize.backward(planned, shape)["backward"]
+    source.define(text, "backward", kernels | {"peek": lambda f, at: steps})(0)
+    assert all(own == parts[0] for own in parts)
+    return parts[0]
+
+
+def split(parts: list[tuple[int, int]], T: int) -> bool:
+    """Whether the parts, from the last one on, are all T steps."""
+    stops, starts = [stop for _, stop in parts], [start for start, _ in parts]
+    return [*stops, 0] == [T, *starts] if T else parts == []
+
+
 @given(st.integers(1, 3), st.integers(0, 400), st.integers(1, 12), st.integers(1, 40), st.integers(1, 300))
-def test_windows_wait_until_their_rows_fill_a_panel_of_the_weights_gradients(
+def test_windows_wait_for_each_other_until_no_more_fit_into_a_panel_of_the_weights_gradients(
     L: int, T: int, unroll: int, window: int, batch: int
 ) -> None:
     planned = schedule("dynamic", num_layers=L, max_time=T, unroll=unroll, parallel_iterations=window)
-    shape = specialize.Shape(layouts(stack(layers=L, batch=batch), planned), 1024, False)
-    parts: list[tuple[int, int]] = []
-    kinds = ("back_step", "d_inputs", "d_weights")
-    kernels: dict[str, Any] = {f"{kind}_{layer}": lambda *_: None for kind in kinds for layer in range(L)}
-    kernels["d_weights_0"] = lambda f, start, slot, count: parts.append((start, start + count))
-    source.define(specialize.backward(planned, shape)["backward"], "backward", kernels | {"peek": lambda f, at: T})(0)
-    assert [stop for _, stop in parts] == [T, *(start for start, _ in parts)][: len(parts)]
-    assert [start for start, _ in parts[-1:]] == [0] * (T > 0)
-    assert all((stop - start) * batch < PANEL_ROWS + window * batch for start, stop in parts)
-    for rows in ((stop - start) * batch for start, stop in parts[:-1] if window * batch < PANEL_ROWS):
-        assert rows >= PANEL_ROWS
+    parts = weighted(planned, batch, T)
+    assert split(parts, T)
+    assert all((stop - start) * batch <= max(PANEL_ROWS, window * batch) for start, stop in parts)
+    assert all((stop - start + window) * batch > PANEL_ROWS for start, stop in parts[:-1])
+
+
+@given(st.integers(0, 100), st.integers(1, 12), st.integers(1, 12))
+def test_windows_whose_activations_leave_memory_wait_for_no_other(T: int, unroll: int, window: int) -> None:
+    planned = schedule("dynamic", num_layers=2, max_time=T, unroll=unroll, parallel_iterations=window)
+    parts = weighted(planned, 3, T, swaps=True)
+    assert split(parts, T)
+    assert all(stop - start <= window for start, stop in parts)
 
 
 @given(st.integers(1, 3), st.integers(1, 30), st.integers(1, 12), st.data())

@@ -22,8 +22,9 @@ from unrollbench.kernels.threads import Team
 from unrollbench.schedule import Schedule, of_case
 from unrollbench.tensors import Array, Gradients, Outputs, State, Tensors, Weights
 
-BRIEF_MULTIPLIES = 1_000_000
-"""Multiply-adds of a pass that takes some tens of microseconds at most."""
+BRIEF_MULTIPLIES, STEP_MULTIPLIES = 1_000_000, 50_000
+"""Multiply-adds of a pass that takes some tens of microseconds at most, of which a step of a layer counts for as many
+beside its own: it has equations and a barrier."""
 
 
 class NetworkProgram:
@@ -43,9 +44,9 @@ class NetworkProgram:
         self.build_phases_s: Mapping[str, float] = phases.seconds
         self._phases = phases
         self._spent = False
-        layouts = self.network.layouts
-        columns = sum(each.kernel_rows(s) * s.columns * each.lanes for each in layouts for s in each.stages)
-        self._multiplies = spec.batch_size * columns  # of a step
+        stages = [(layout, s) for layout in self.network.layouts for s in layout.stages]
+        weights = sum(layout.kernel_rows(s) * s.columns * layout.lanes for layout, s in stages)
+        self._step_multiplies = spec.batch_size * weights + STEP_MULTIPLIES * len(self.network.layouts)
 
     # ------------------------------------------------------------ what to compute with
 
@@ -76,7 +77,7 @@ class NetworkProgram:
         buffers.lengths[:] = steps if lengths is None else lengths
         self._limit = int(buffers.lengths.max())
         buffers.set_all("limit", self._limit)
-        self._brief = self._limit * self._multiplies < BRIEF_MULTIPLIES
+        self._brief = self._limit * self._step_multiplies < BRIEF_MULTIPLIES
 
     def set_cotangents(self, d_outputs: Array | None, d_state: Sequence[State] | None) -> None:
         """Sets the gradients that the backward pass starts from, by reference; None is zero."""

@@ -17,7 +17,7 @@ from llvmlite import ir
 from unrollbench.kernels.elementary import OTHERS, QUOTIENTS, Emitter, Value
 from unrollbench.kernels.expression import Expression, uses
 from unrollbench.kernels.simd import Vector, vector
-from unrollbench.kernels.words import pointer, prefetch
+from unrollbench.kernels.words import LINE_BYTES, pointer, prefetch
 
 I64 = ir.IntType(64)
 
@@ -52,7 +52,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Touched:
-    """A place that a tile reads and, if `written`, writes."""
+    """A place whose lines are asked for: for reading or, if `written`, for writing as well."""
 
     place: Place
     written: bool
@@ -139,8 +139,6 @@ class _Emission:
         return x if not isinstance(y, tuple) else self.emitter.mul(x, y)
 
 
-LINE_BYTES = 64
-"""Of a line of a cache, on nearly all hosts."""
 MOST_TOGETHER = 6
 """Vectors that are computed side by side at most: with more, their values would not stay in registers."""
 
@@ -161,7 +159,10 @@ def on_tile(dtype: str, rows: int, blocks: int, equations: Equations) -> Any:
 
 
 def ask_for_tile(dtype: str, rows: int, blocks: int, touched: Sequence[Touched], level: int) -> Any:
-    """A function of the `arguments` of these places that asks for what a tile touches, in the cache of that level."""
+    """A function of the `arguments` of these places that asks for what a tile touches, in the cache of that level.
+
+    A tile that begins in the middle of a line, where a vector is shorter than one, may leave its last line out.
+    """
     ty = vector(dtype)
     names, width = tuple(arguments(each.place for each in touched)), ty.lanes * ty.size
     asked: dict[tuple[Place, int], bool] = {}

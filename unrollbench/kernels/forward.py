@@ -25,6 +25,7 @@ from unrollbench.kernels.source import (
 )
 from unrollbench.kernels.tile import Ends, Product
 from unrollbench.kernels.walk import Walk
+from unrollbench.kernels.words import LINE_BYTES
 
 
 def step(layout: LayerLayout, inputs: Inputs) -> str:
@@ -120,7 +121,7 @@ def _own_tile(layout: LayerLayout, s: StageLayout, rows: int, group: Group) -> l
 def _asked(layout: LayerLayout, s: StageLayout) -> list[str]:
     """Lines that ask for the operand's cache lines at once, since other cores have just written most of them."""
     operand_bytes = layout.batch * layout.arrays[s.stage.operand].row_bytes
-    return [f"for line in range(0, {operand_bytes}, 64):", "    ask(operand + line)"]
+    return [f"for line in range(0, {operand_bytes}, {LINE_BYTES}):", "    ask(operand + line)"]
 
 
 def _ahead(layout: LayerLayout) -> list[str]:
@@ -201,7 +202,7 @@ def equations(layout: LayerLayout, s: StageLayout, *, packed: bool = False) -> W
 
 
 def _touched(layout: LayerLayout, s: StageLayout, places: Places) -> tuple[Touched, ...]:
-    """What a tile reads and writes, each once, but gates that all tiles have the same room for."""
+    """What a tile's own rows read and write, each once, but gates that all tiles have the same room for."""
     replaced = {name for name in s.stage.writes if layout.arrays[name].slots == "single"}
     own = [Touched(place, True) for place in places.gates if s.gate_slots != "tile"]
     read = [Touched(places.read(name), False) for name in s.stage.reads if name not in replaced]

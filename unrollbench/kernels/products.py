@@ -172,6 +172,8 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
         f"x, operand = {at('x')} + t * {batch * x_row}, {at(s.stage.operand)} + t * {batch * operand_row}",
         f"copy_bytes(packed + {layout.kernel_rows(s) * depth_bytes}, {at('ones')}, {depth_bytes})",
         f"first_group, last_group = {groups} * thread // {layout.threads}, {groups} * (thread + 1) // {layout.threads}",
+        "if first_group == last_group:",
+        "    return",
         f"for first in range(0, rows, {PANEL_ROWS}):",
         f"    depth, replaces = min({PANEL_ROWS}, rows - first), latest and first == 0",
         f"    start_row, group = 0 if replaces else {s.row_bytes}, first_group",

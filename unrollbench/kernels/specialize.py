@@ -6,7 +6,7 @@ layer's step per time step, dynamic one loop with `unroll` of them in its body a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from unrollbench.kernels.layout import LayerLayout
@@ -54,8 +54,8 @@ def backward(schedule: Schedule, shape: Shape) -> dict[str, str]:
         lines = [f"t = {field(shape.layouts[0], 't')}"]
         for layer in reversed(shape.layers):
             lines += [*shape.wait, f"back_step_{layer}({shape.frame(layer)}, t, 0)", *shape.wait]
-            lines.append(f"d_inputs_{layer}({shape.frame(layer)}, t, 0, 1)")
-        weights = [_limit(shape)] + [f"d_weights_{layer}({shape.frame(layer)}, 0, 0, limit)" for layer in shape.layers]
+            lines.append(_d_inputs(shape, layer, "t", "1"))
+        weights = [_limit(shape)] + [_d_weights(shape, layer, "0", "limit") for layer in shape.layers]
         return {"back_step": function("back_step", "f", lines), "d_weights": function("d_weights", "f", weights)}
     walk = _static_backward if schedule.execution == "static" else _dynamic_backward
     return {"backward": function("backward", "f", [_limit(shape), *walk(schedule, shape)])}
@@ -142,30 +142,14 @@ def _release(shape: Shape, start: str, stop: str) -> Iterable[str]:
 # ---------------------------------------------------------------- backward
 
 
-def _products(shape: Shape, layer: int, start: str, count: str, gathers: bool = False) -> list[str]:
-    """The gradients of a window's inputs, and of the weights: of that window, or of all steps that wait for it."""
-    frame = shape.frame(layer)
-    lines = [*shape.wait, f"d_inputs_{layer}({frame}, {start}, 0, {count})"]
-    if not gathers:
-        return [*lines, f"d_weights_{layer}({frame}, {start}, 0, {count})"]
-    return [*lines, "if due:", f"    d_weights_{layer}({frame}, {start}, 0, waiting - ({start}))"]
+def _d_inputs(shape: Shape, layer: int, start: str, count: str) -> str:
+    """The gradients of a layer's inputs of `count` steps from `start`."""
+    return f"d_inputs_{layer}({shape.frame(layer)}, {start}, 0, {count})"
 
 
-def _gathers(schedule: Schedule, shape: Shape) -> bool:
-    """Whether windows wait for each other until they fill a panel of the weights' gradients.
-
-    A window does not that has so many rows itself, nor one whose activations leave memory after it.
-    """
-    return not shape.swaps and schedule.window * shape.layouts[0].batch < PANEL_ROWS
-
-
-def _due(shape: Shape, start: str) -> str:
-    """A line that says whether the window from `start` on is what the steps that wait have waited for.
-
-    waiting: one past the last of them. The first window of all is, however few there are.
-    """
-    batch = shape.layouts[0].batch
-    return f"due = (waiting - ({start})) * {batch} >= min({PANEL_ROWS}, waiting * {batch})"
+def _d_weights(shape: Shape, layer: int, start: str, count: str) -> str:
+    """What those steps add to the gradients of a layer's weights."""
+    return f"d_weights_{layer}({shape.frame(layer)}, {start}, 0, {count})"
 
 
 def _static_backward(schedule: Schedule, shape: Shape) -> Iterable[str]:
@@ -173,49 +157,51 @@ def _static_backward(schedule: Schedule, shape: Shape) -> Iterable[str]:
         yield from shape.wait
         for t in reversed(range(schedule.window)):
             yield f"back_step_{layer}({shape.frame(layer)}, {t}, {t})"
-        yield from _products(shape, layer, "0", "limit")
+        yield from [*shape.wait, _d_inputs(shape, layer, "0", "limit"), _d_weights(shape, layer, "0", "limit")]
+
+
+def _backward_window(
+    schedule: Schedule, shape: Shape, start: str, stop: str, count: str, steps: Callable[[int], Iterable[str]]
+) -> Iterable[str]:
+    """The lines of one window, of which steps(layer) are a layer's steps.
+
+    Windows wait for each other as long as their rows fit into a panel of the weights' gradients, but not if their
+    activations leave memory. waiting: one past the last step that waits; due: whether this window is the last of them.
+    """
+    batch, most = shape.layouts[0].batch, 0 if shape.swaps else PANEL_ROWS
+    yield f"due = 1 if (waiting - ({start}) + {schedule.window}) * {batch} > {most} else {start} == 0"
+    for layer in reversed(shape.layers):
+        yield from [*shape.wait, *steps(layer), *shape.wait, _d_inputs(shape, layer, start, count)]
+        yield from ["if due:", f"    {_d_weights(shape, layer, start, f'waiting - ({start})')}"]
+    yield from ["if due:", f"    waiting = {start}", *_release(shape, start, stop)]
 
 
 def _dynamic_backward(schedule: Schedule, shape: Shape) -> Iterable[str]:
-    gathers = _gathers(schedule, shape)
-    yield "stop = limit"
-    if gathers:
-        yield "waiting = limit"
+    unroll = schedule.unroll if schedule.unroll <= schedule.window else 1
+
+    def steps(layer: int) -> Iterable[str]:
+        step = f"back_step_{layer}({shape.frame(layer)}, t{{0}}, t{{0}} - start)"
+        return ["t = stop - 1", *_unrolled(step, unroll, "t - {} >= start - 1", "t >= start", "t -=")]
+
+    yield "stop, waiting = limit, limit"
     if schedule.unroll > schedule.window:
         yield f"while stop >= {schedule.unroll}:"
         yield from _indented(_long_backward_body(schedule, shape))
         yield f"    stop -= {schedule.unroll}"
     yield "while stop > 0:"
     yield f"    start = (stop - 1) // {schedule.window} * {schedule.window}"
-    if gathers:
-        yield f"    {_due(shape, 'start')}"
-    unroll = schedule.unroll if schedule.unroll <= schedule.window else 1
-    for layer in reversed(shape.layers):
-        yield from _indented(shape.wait)
-        step = f"back_step_{layer}({shape.frame(layer)}, t{{0}}, t{{0}} - start)"
-        yield "    t = stop - 1"
-        yield from _indented(_unrolled(step, unroll, "t - {} >= start - 1", "t >= start", "t -="))
-        yield from _indented(_products(shape, layer, "start", "stop - start", gathers))
-    if gathers:
-        yield from ("    if due:", "        waiting = start")
-    yield from _indented(_release(shape, "start", "stop"))
+    yield from _indented(_backward_window(schedule, shape, "start", "stop", "stop - start", steps))
     yield "    stop = start"
 
 
 def _long_backward_body(schedule: Schedule, shape: Shape) -> Iterable[str]:
     """`_long_body` in reverse."""
-    gathers = _gathers(schedule, shape)
     windows = list(Schedule("static", 1, None, schedule.window).windows(schedule.unroll))
     for first, last in ((schedule.unroll - b, schedule.unroll - a) for a, b in windows):
-        start = f"stop - {schedule.unroll - first}"
-        if gathers:
-            yield _due(shape, start)
-        for layer in reversed(shape.layers):
-            yield from shape.wait
+
+        def steps(layer: int, first: int = first, last: int = last) -> Iterable[str]:
             for k in reversed(range(first, last)):
-                t = f"stop - {schedule.unroll - k}"
-                yield f"back_step_{layer}({shape.frame(layer)}, {t}, {k - first})"
-            yield from _products(shape, layer, start, f"{last - first}", gathers)
-        if gathers:
-            yield from ("if due:", f"    waiting = {start}")
-        yield from _release(shape, start, f"stop - {schedule.unroll - last}")
+                yield f"back_step_{layer}({shape.frame(layer)}, stop - {schedule.unroll - k}, {k - first})"
+
+        start, stop = (f"stop - {schedule.unroll - k}" for k in (first, last))
+        yield from _backward_window(schedule, shape, start, stop, f"{last - first}", steps)

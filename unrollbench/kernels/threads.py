@@ -188,6 +188,8 @@ def _stop(control: npt.NDArray[np.int64], members: list[threading.Thread]) -> No
 class Team:
     """`size` threads, the caller's among them, with a processor each: the caller's during a run, the others' for life.
 
+    A brief run does not keep a caller on it who is there already.
+
     `close` (or garbage collection, or the end of the process) ends them.
     """
 

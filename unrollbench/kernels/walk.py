@@ -38,21 +38,17 @@ class Walk:
         on. largest: how many rows it takes at once at most; what is left over is never a single one of several. When
         it takes so many it asks for the lines of as many more, if there are that many.
         """
-        asks = largest > 1 and self.layout.batch > largest
         lines = ["each_row = row", "while each_row < row + rows:", "    left = row + rows - each_row"]
         for part in range(largest, 0, -1):
             fits = f"left >= {part} and left != {part + 1} and " if part > 1 else ""
             lines.append(f"    {'if' if part == largest else 'elif'} {fits}{_all_live('each_row', part)}:")
-            ahead = self._ask(f"each_row + {part}", "unit_at") if asks and part == largest else ""
-            if ahead:
-                lines.append(f"        more = left >= {2 * part}")
-            each = self._over_blocks(f"live_{part}", self.live, ["if more:", f"    {ahead}"] if ahead else [])
-            lines += _indented([*each, f"each_row += {part}"], 8)
+            several = 1 < part == largest < self.layout.batch
+            ask = self._ask(f"left >= {2 * part}", f"each_row + {part}", "unit_at") if several else []
+            lines += _indented([*self._over_blocks(f"live_{part}", self.live, ask), f"each_row += {part}"], 8)
         lines += ["    else:", *_indented([*self._finished(), "each_row += 1"], 8)]
         dtype = self.layout.dtype
         called = {f"live_{part}": on_tile(dtype, part, 1, self.live) for part in range(1, largest + 1)}
-        if asks and self.touched:
-            called["ask_for_tile"] = ask_for_tile(dtype, largest, 1, self.touched, LOOP_CACHE)
+        called["ask_for_tile"] = ask_for_tile(dtype, largest, 1, self.touched, LOOP_CACHE)
         past = {"finished": self.finished, "finished_at_top": self.finished_at_top}
         return lines, called | {name: on_tile(dtype, 1, 1, each) for name, each in past.items() if each is not None}
 
@@ -71,10 +67,9 @@ class Walk:
         constants stay where they are in memory, and registers are left for values.
         """
         unit, called = f"block * {self.layout.width}", {"live": on_tile(self.layout.dtype, rows, blocks, self.live)}
-        lines = []
-        if self.touched and self.layout.rows.most_groups > 1:
-            called["ask_for_tile"] = ask_for_tile(self.layout.dtype, rows, blocks, self.touched, TILE_CACHE)
-            lines += [f"if row + {rows} < end:", f"    {self._ask(f'row + {rows}', unit)}"]
+        called["ask_for_tile"] = ask_for_tile(self.layout.dtype, rows, blocks, self.touched, TILE_CACHE)
+        several = self.layout.rows.most_groups > 1
+        lines = self._ask(f"row + {rows} < end", f"row + {rows}", unit) if several else []
         at = self._at("row", unit, self.live.arguments)
         lines += [f"if {_all_live('row', rows)}:", f"    live({at})", "else:"]
         lines.append(f"    loop(t, lengths, row, {rows}, block, {blocks}, {', '.join(self.arguments)})")
@@ -101,11 +96,10 @@ class Walk:
             f"    unit_at += {self.layout.width}",
         ]
 
-    def _ask(self, row: str, unit: str) -> str:
-        """A line that asks for what is touched in the rows from `row` on; none, if nothing is."""
-        if not self.touched:
-            return ""
-        return f"ask_for_tile({self._at(f'({row})', unit, arguments(each.place for each in self.touched))})"
+    def _ask(self, when: str, row: str, unit: str) -> list[str]:
+        """Lines that ask for what is touched in the rows from `row` on, if there are such; none, if nothing is."""
+        at = self._at(f"({row})", unit, arguments(each.place for each in self.touched))
+        return [f"if {when}:", f"    ask_for_tile({at})"] if self.touched else []
 
     def _at(self, row: str, unit: str, strides: Mapping[str, int]) -> str:
         return ", ".join(f"{name} + {row} * {stride} + {unit}" for name, stride in strides.items())

@@ -14,6 +14,8 @@ from numba.core import cgutils
 from unrollbench.kernels import host
 
 I64 = ir.IntType(64)
+LINE_BYTES = 64
+"""Of a line of a cache, on nearly all hosts."""
 Emit = Callable[..., Any]
 """emit(builder, *values): writes instructions on int64 values, and returns the int64 that they leave, if any."""
 
