@@ -46,14 +46,15 @@ def test_multiply_adds_a_product_to_its_start_and_writes_nothing_else(
 ) -> None:
     rng, lanes = np.random.default_rng(0), host.lanes(dtype)
     a, w = integers(rng, (rows, depth), dtype), integers(rng, (columns, depth, lanes), dtype)
-    start = integers(rng, (rows, columns * lanes), dtype)
+    start = integers(rng, (rows, (columns + 1) * lanes), dtype)
     out: Array = np.full((rows + 1, (columns + 1) * lanes), CANARY, dtype)
     call(
-        products.multiply(dtype), rows, columns, depth, a.ctypes.data, a.strides[0], a.strides[1],
-        w.ctypes.data, w.strides[0], w.strides[1], start.ctypes.data, start.strides[0], out.ctypes.data, out.strides[0],
+        products.multiply(dtype), rows, columns, depth, a.ctypes.data, w.ctypes.data, w.strides[0], w.strides[1],
+        start.ctypes.data, 0, out.ctypes.data, a.strides[0], out.strides[0], max(1, rows), 0, 0,
     )  # fmt: skip
     wanted = np.full_like(out, CANARY)
-    wanted[:rows, : columns * lanes] = start + np.einsum("rk,ckl->rcl", a, w).reshape(rows, columns * lanes)
+    sums = np.einsum("rk,ckl->rcl", a, w).reshape(rows, columns * lanes)
+    wanted[:rows, : columns * lanes] = start[:, : columns * lanes] + sums
     np.testing.assert_array_equal(out, wanted)
 
 
@@ -64,26 +65,45 @@ def test_multiply_adds_to_what_it_overwrites_once(rows: int) -> None:
     out = integers(rng, (rows, columns * lanes), "float32")
     wanted = out + np.einsum("rk,ckl->rcl", a, w).reshape(rows, columns * lanes)
     call(
-        products.multiply("float32"), rows, columns, depth, a.ctypes.data, a.strides[0], a.strides[1],
-        w.ctypes.data, w.strides[0], w.strides[1], out.ctypes.data, out.strides[0], out.ctypes.data, out.strides[0],
+        products.multiply("float32"), rows, columns, depth, a.ctypes.data, w.ctypes.data, w.strides[0], w.strides[1],
+        out.ctypes.data, 0, out.ctypes.data, a.strides[0], out.strides[0], rows, 0, 0,
     )  # fmt: skip
     np.testing.assert_array_equal(out, wanted)
 
 
-def test_multiply_takes_one_starting_row_for_all_rows_and_a_transposed_operand() -> None:
+def test_multiply_takes_one_starting_row_for_all_rows() -> None:
     rng, lanes = np.random.default_rng(1), host.lanes("float32")
-    a, w = integers(rng, (9, 14), "float32").T, integers(rng, (5, 9, lanes), "float32")
+    a, w = integers(rng, (14, 9), "float32"), integers(rng, (5, 9, lanes), "float32")
     bias, out = integers(rng, (1, 5 * lanes), "float32"), pack.aligned((14, 5 * lanes), "float32")
     call(
-        products.multiply("float32"), 14, 5, 9, a.ctypes.data, a.strides[0], a.strides[1],
-        w.ctypes.data, w.strides[0], w.strides[1], bias.ctypes.data, 0, out.ctypes.data, out.strides[0],
+        products.multiply("float32"), 14, 5, 9, a.ctypes.data, w.ctypes.data, w.strides[0], w.strides[1],
+        bias.ctypes.data, 1, out.ctypes.data, a.strides[0], out.strides[0], 14, 0, 0,
     )  # fmt: skip
     np.testing.assert_array_equal(out, bias + np.einsum("rk,ckl->rcl", a, w).reshape(14, -1))
 
 
+@pytest.mark.parametrize("columns", [1, 3, 6])
+@pytest.mark.parametrize(("steps", "own"), [(1, 7), (5, 1), (9, 2), (30, 4), (7, 13), (3, 50)])
+@pytest.mark.parametrize("adds", [False, True])
+def test_multiply_takes_a_threads_own_rows_of_several_steps(steps: int, own: int, columns: int, adds: bool) -> None:
+    rng, lanes, depth, others = np.random.default_rng(2), host.lanes("float32"), 9, 3
+    a, w = integers(rng, (steps, own + others, depth), "float32"), integers(rng, (columns, depth, lanes), "float32")
+    out = integers(rng, (steps, own + others, columns * lanes), "float32")
+    bias = integers(rng, (1, columns * lanes), "float32")
+    wanted = out.copy()
+    wanted[:, :own] = (out[:, :own] if adds else bias) + np.einsum("trk,ckl->trcl", a, w).reshape(*out.shape)[:, :own]
+    a_row, out_row = a.strides[1], out.strides[1]
+    call(
+        products.multiply("float32"), steps * own, columns, depth, a.ctypes.data,
+        w.ctypes.data, w.strides[0], w.strides[1], (out if adds else bias).ctypes.data, not adds,
+        out.ctypes.data, a_row, out_row, own, others * a_row, others * out_row,
+    )  # fmt: skip
+    np.testing.assert_array_equal(out, wanted)
+
+
 @given(st.integers(0, 500), st.integers(1, 20))
 def test_the_threads_shares_cover_all_rows_once_and_in_whole_tiles(rows: int, threads: int) -> None:
-    text = function("share", "rows, thread", [*products.share("rows", threads), "return first, last"])
+    text = function("share", "rows, thread", [*products.shared_rows("rows", threads), "return first, last"])
     share = define(text, "share", {})
     shares = [share(rows, thread) for thread in range(threads)]
     assert [row for first, last in shares for row in range(first, last)] == list(range(rows))

@@ -18,9 +18,10 @@ from unrollbench.kernels.products import PANEL_ROWS
 from unrollbench.schedule import Schedule, schedule
 
 
-def texts(planned: Schedule, *, threads: int = 1, swaps: bool = False) -> dict[str, ast.Module]:
+def texts(planned: Schedule, *, threads: int = 1, batch: int = 3, swaps: bool = False) -> dict[str, ast.Module]:
     """Entry point name -> its text, parsed, forward and backward."""
-    shape = specialize.Shape(layouts(stack(layers=planned.num_layers, threads=threads), planned), 1024, swaps)
+    spec = stack(layers=planned.num_layers, threads=threads, batch=batch)
+    shape = specialize.Shape(layouts(spec, planned), 1024, swaps)
     found = specialize.forward(planned, shape) | specialize.backward(planned, shape)
     return {name: ast.parse(text) for name, text in found.items()}
 
@@ -210,3 +211,15 @@ def test_a_swapping_loop_releases_every_layer_once_per_window_in_both_directions
 def test_dynamic_text_does_not_depend_on_the_number_of_time_steps() -> None:
     one, many = (texts(schedule("dynamic", num_layers=2, max_time=T)) for T in (1, 1000))
     assert {name: ast.dump(tree) for name, tree in one.items()} == {name: ast.dump(tree) for name, tree in many.items()}
+
+
+@pytest.mark.parametrize("execution", ["static", "dynamic"])
+def test_threads_with_rows_of_their_own_wait_only_before_a_layers_weight_gradients(execution: str) -> None:
+    planned = schedule(execution, num_layers=3, max_time=4)
+    found = texts(planned, threads=2, batch=16)
+    assert calls(found["forward"])["barrier"] == 0
+    assert calls(found["backward"])["barrier"] == 3
+    lines = ast.unparse(found["backward"]).splitlines()
+    before = [lines[index - 1].strip() for index, line in enumerate(lines) if "d_weights_" in line]
+    assert len(before) == 3
+    assert all(line.startswith("barrier(") for line in before)

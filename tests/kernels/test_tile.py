@@ -18,7 +18,7 @@ TILES: Any = tiles  # untyped, as what writes LLVM's instructions is
 
 def tile_kernel(dtype: str, rows: int, columns: int) -> Kernel:
     """A kernel with the arguments of `tile.tile`."""
-    return Kernel("run", TILES.tile(dtype, rows, columns), 11)
+    return Kernel("run", TILES.tile(dtype, rows, columns), 9)
 
 
 def drawn(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
@@ -32,10 +32,10 @@ def run_tile(
     kernel: Kernel, a: Array, w: Array, start: Array, out: Array, K: int, *, shared_start: bool = False
 ) -> None:
     """a (rows, K'), w (columns, K', lanes), start and out (rows, ...), with the strides that the arrays have."""
-    start_row = 0 if shared_start else start.strides[0]
+    offsets = np.arange(2 * len(a))[:, np.newaxis] * [a.strides[0], out.strides[0]]
     call(
-        kernel, K, a.ctypes.data, a.strides[0], a.strides[1], w.ctypes.data, w.strides[0], w.strides[1],
-        start.ctypes.data, start_row, out.ctypes.data, out.strides[0],
+        kernel, K, a.ctypes.data, w.ctypes.data, w.strides[0], w.strides[1],
+        start.ctypes.data, shared_start, out.ctypes.data, offsets.ctypes.data,
     )  # fmt: skip
 
 
@@ -64,13 +64,19 @@ def test_a_tile_is_a_matrix_product_whatever_its_rows_and_columns(dtype: str, ro
         np.testing.assert_array_equal(out, placed(start, sums, offsets))
 
 
-def test_a_tile_reads_a_transposed_operand_through_its_strides() -> None:
-    rng, lanes = np.random.default_rng(2), host.lanes("float32")
-    kernel = tile_kernel("float32", 2, 1)
-    a, w = drawn(rng, (5, 2), "float32").T, drawn(rng, (1, 5, lanes), "float32")
-    start, out = drawn(rng, (2, lanes), "float32"), pack.aligned((2, lanes), "float32")
-    run_tile(kernel, a, w, start, out, 5)
-    np.testing.assert_array_equal(out, start + a @ w[0])
+def test_a_tiles_rows_lie_where_their_offsets_say() -> None:
+    rng, lanes, rows = np.random.default_rng(2), host.lanes("float32"), [3, 0, 4]
+    kernel = tile_kernel("float32", len(rows), 1)
+    a, w = drawn(rng, (5, 7), "float32"), drawn(rng, (1, 7, lanes), "float32")
+    start, out = drawn(rng, (5, lanes), "float32"), pack.aligned((5, lanes), "float32")
+    offsets = np.array([[row * a.strides[0], row * out.strides[0]] for row in (*rows, 0, 0, 0)])
+    call(
+        kernel, 7, a.ctypes.data, w.ctypes.data, w.strides[0], w.strides[1], start.ctypes.data, 0, out.ctypes.data,
+        offsets.ctypes.data,
+    )  # fmt: skip
+    wanted = np.zeros_like(out)
+    wanted[rows] = (start + a @ w[0])[rows]
+    np.testing.assert_array_equal(out, wanted)
 
 
 def test_a_tile_may_start_from_one_row_that_all_rows_share_or_from_its_own_result() -> None:

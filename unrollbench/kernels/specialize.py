@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.products import PANEL_ROWS
-from unrollbench.kernels.source import field, function, wait
+from unrollbench.kernels.source import barrier, field, function, wait
 from unrollbench.schedule import Schedule
 
 
@@ -36,6 +36,11 @@ class Shape:
         """A line that waits for the other threads, if there are any."""
         return [wait(self.layouts[0])] if self.layouts[0].threads > 1 else []
 
+    @property
+    def barrier(self) -> list[str]:
+        """The same where threads share rows; those with rows of their own read only what they wrote themselves."""
+        return barrier(self.layouts[0])
+
 
 def forward(schedule: Schedule, shape: Shape) -> dict[str, str]:
     """Entry point name -> text of the forward program: "forward", or "step" if stepwise."""
@@ -53,9 +58,9 @@ def backward(schedule: Schedule, shape: Shape) -> dict[str, str]:
     if schedule.execution == "stepwise":
         lines = [f"t = {field(shape.layouts[0], 't')}"]
         for layer in reversed(shape.layers):
-            lines += [*shape.wait, f"back_step_{layer}({shape.frame(layer)}, t, 0)", *shape.wait]
+            lines += [*shape.barrier, f"back_step_{layer}({shape.frame(layer)}, t, 0)", *shape.barrier]
             lines.append(_d_inputs(shape, layer, "t", "1"))
-        weights = [_limit(shape)] + [_d_weights(shape, layer, "0", "limit") for layer in shape.layers]
+        weights = [_limit(shape)] + [line for layer in shape.layers for line in _d_weights(shape, layer, "0", "limit")]
         return {"back_step": function("back_step", "f", lines), "d_weights": function("d_weights", "f", weights)}
     walk = _static_backward if schedule.execution == "static" else _dynamic_backward
     return {"backward": function("backward", "f", [_limit(shape), *walk(schedule, shape)])}
@@ -70,14 +75,11 @@ def _limit(shape: Shape) -> str:
 
 
 def _project(shape: Shape, layer: int, start: str, count: str, slot: str = "0") -> list[str]:
-    """The input projection of a window, unless that is one step long and each step does its own.
-
-    Then nothing waits for other threads here either: a thread has its own rows of all layers, or a step waits itself.
-    """
+    """The input projection of a window, unless that is one step long and each step does its own."""
     if shape.layouts[0].fused:
         return []
     call = f"project_{layer}({shape.frame(layer)}, {start}, {slot}, {count})"
-    return [*shape.wait, call, *shape.wait]
+    return [*shape.barrier, call, *shape.barrier]
 
 
 def _static_forward(schedule: Schedule, shape: Shape) -> Iterable[str]:
@@ -147,17 +149,21 @@ def _d_inputs(shape: Shape, layer: int, start: str, count: str) -> str:
     return f"d_inputs_{layer}({shape.frame(layer)}, {start}, 0, {count})"
 
 
-def _d_weights(shape: Shape, layer: int, start: str, count: str) -> str:
-    """What those steps add to the gradients of a layer's weights."""
-    return f"d_weights_{layer}({shape.frame(layer)}, {start}, 0, {count})"
+def _d_weights(shape: Shape, layer: int, start: str, count: str) -> list[str]:
+    """What those steps add to the gradients of a layer's weights. It reads all rows, whoever wrote them.
+
+    Threads that share rows have waited for each other since their last step.
+    """
+    call = f"d_weights_{layer}({shape.frame(layer)}, {start}, 0, {count})"
+    return [*([] if shape.barrier else shape.wait), call]
 
 
 def _static_backward(schedule: Schedule, shape: Shape) -> Iterable[str]:
     for layer in reversed(shape.layers):
-        yield from shape.wait
+        yield from shape.barrier
         for t in reversed(range(schedule.window)):
             yield f"back_step_{layer}({shape.frame(layer)}, {t}, {t})"
-        yield from [*shape.wait, _d_inputs(shape, layer, "0", "limit"), _d_weights(shape, layer, "0", "limit")]
+        yield from [*shape.barrier, _d_inputs(shape, layer, "0", "limit"), *_d_weights(shape, layer, "0", "limit")]
 
 
 def _backward_window(
@@ -171,8 +177,8 @@ def _backward_window(
     batch, most = shape.layouts[0].batch, 0 if shape.swaps else PANEL_ROWS
     yield f"due = 1 if (waiting - ({start}) + {schedule.window}) * {batch} > {most} else {start} == 0"
     for layer in reversed(shape.layers):
-        yield from [*shape.wait, *steps(layer), *shape.wait, _d_inputs(shape, layer, start, count)]
-        yield from ["if due:", f"    {_d_weights(shape, layer, start, f'waiting - ({start})')}"]
+        yield from [*shape.barrier, *steps(layer), *shape.barrier, _d_inputs(shape, layer, start, count)]
+        yield from ["if due:", *_indented(_d_weights(shape, layer, start, f"waiting - ({start})"))]
     yield from ["if due:", f"    waiting = {start}", *_release(shape, start, stop)]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from llvmlite import ir
 
 from unrollbench.kernels.simd import multiply_add, splat, vector
-from unrollbench.kernels.words import pointer, prefetch
+from unrollbench.kernels.words import peek, pointer, prefetch
 
 I64 = ir.IntType(64)
 
@@ -38,28 +38,23 @@ class _Tile:
         self.builder, self.ty, self.llvm, self.size = builder, ty, ty.llvm, ty.size
         self.rows, self.columns = rows, columns
 
-    def load(self, start, start_row, offsets):
-        """The sums that the tile starts from; column c lies at offsets[c]."""
-        places = self._cells(start, start_row, offsets)
+    def load(self, start, rows, offsets):
+        """The sums that the tile starts from; row r lies at rows[r], and column c at offsets[c] in it."""
+        places = self._cells(start, rows, offsets)
         return [self.builder.load(place, align=self.size, typ=self.llvm) for place in places]
 
-    def store(self, sums, out, out_row, offsets):
-        for place, value in zip(self._cells(out, out_row, offsets), sums, strict=True):
+    def store(self, sums, out, rows, offsets):
+        for place, value in zip(self._cells(out, rows, offsets), sums, strict=True):
             self.builder.store(value, place, align=self.size)
 
-    def ask_for_next(self, out, out_row, offsets):
-        """Asks for where the tile of the rows below stores its sums: no hardware foresees rows that lie far apart."""
-        below = self.builder.add(out, self._times(out_row, self.rows))
-        for place in self._cells(below, out_row, offsets):
+    def ask(self, out, rows, offsets):
+        """Asks for where another tile stores its sums."""
+        for place in self._cells(out, rows, offsets):
             prefetch(self.builder, place, level=1, writes=True)
 
-    def _cells(self, address, stride, offsets):
+    def _cells(self, address, rows, offsets):
         start = pointer(self.builder, address)
-        return [
-            self.at(start, self.builder.add(self._times(stride, r), ir.Constant(I64, offset)))
-            for r in range(self.rows)
-            for offset in offsets
-        ]
+        return [self.at(start, self.builder.add(row, ir.Constant(I64, offset))) for row in rows for offset in offsets]
 
     def at(self, address, offset):
         return self.builder.gep(address, [offset], source_etype=ir.IntType(8))
@@ -71,13 +66,13 @@ class _Tile:
         """The sums after `count` more steps of k; the other arguments are those of `_Part` and `_add`."""
         return _add(self.builder, count, [_Part(self, sums, a, w)], ahead)[0]
 
-    def step(self, a, a_row, w, w_column, sums):
+    def step(self, a, a_rows, w, w_column, sums):
         """The sums after one step of k."""
         places = [self.at(w, self._times(w_column, c)) for c in range(self.columns)]
         weights = [self.builder.load(place, align=self.size, typ=self.llvm) for place in places]
         updated = []
-        for r in range(self.rows):
-            place = self.at(a, self._times(a_row, r))
+        for r, row in enumerate(a_rows):
+            place = self.at(a, row)
             scalar = self.builder.load(place, align=self.size, typ=self.llvm.element)
             spread, own = splat(self.builder, scalar, self.llvm), sums[r * self.columns :]
             updated += [multiply_add(self.builder, self.ty, spread, *pair) for pair in zip(weights, own, strict=False)]
@@ -88,7 +83,7 @@ class _Tile:
 class _Part:
     """A tile and what is added to its sums.
 
-    a: (address, stride over rows, over k); w: (address, stride over columns, over k).
+    a: (address, offsets of its rows, stride over k); w: (address, stride over columns, over k).
     """
 
     tile: _Tile
@@ -136,8 +131,8 @@ def copy_vectors(dtype: str, count: int):
     offsets = tuple(c * ty.size * ty.lanes for c in range(count))
 
     def emit(builder, destination, origin):
-        emitted, stride = _Tile(builder, ty, 1, count), ir.Constant(I64, 0)
-        emitted.store(emitted.load(origin, stride, offsets), destination, stride, offsets)
+        emitted, rows = _Tile(builder, ty, 1, count), _even(1, 0)
+        emitted.store(emitted.load(origin, rows, offsets), destination, rows, offsets)
 
     return emit
 
@@ -153,20 +148,30 @@ def tile(dtype: str, rows: int, columns: int):
     where a[r, k] is one element and w[c, k], start[r, c], out[r, c] are one vector each. Per k it reads rows elements
     and columns vectors and does rows * columns vector multiply-adds.
 
-    Arguments, all integers: K; the address of a and its strides over r and k; of w and its strides over c and k; of
-    start and of out, each with a stride over r (their columns lie next to each other). Strides are in bytes. `start`
-    may be `out`, and with stride 0 a row that all rows share (a bias).
+    Arguments, all integers: K; the address of a, whose rows have no gaps; of w and its strides over c and k; of start,
+    and 1 if all rows share it (a bias), or 0 if it has rows as out has; of out; and of offsets. Strides and offsets are
+    in bytes. `start` may be `out`. offsets[r] are two words, where row r of a and of out lies, and there are twice as
+    many as rows: the tile asks for where the one below stores its sums, since no hardware foresees rows that lie far
+    apart.
     """
     ty = vector(dtype)
-    offsets = tuple(c * ty.size * ty.lanes for c in range(columns))
+    columns_at = tuple(c * ty.size * ty.lanes for c in range(columns))
 
-    def emit(builder, count, a, a_row, a_k, w, w_column, w_k, start, start_row, out, out_row):
-        emitted = _Tile(builder, ty, rows, columns)
-        emitted.ask_for_next(out, out_row, offsets)
-        sums = emitted.add(count, emitted.load(start, start_row, offsets), (a, a_row, a_k), (w, w_column, w_k))
-        emitted.store(sums, out, out_row, offsets)
+    def emit(builder, count, a, w, w_column, w_k, start, shared, out, offsets):
+        emitted, one, a_k = _Tile(builder, ty, rows, columns), ir.Constant(I64, 1), ir.Constant(I64, ty.size)
+        of_a = [peek(builder, offsets, ir.Constant(I64, 16 * r)) for r in range(rows)]
+        of_out = [peek(builder, offsets, ir.Constant(I64, 16 * r + 8)) for r in range(2 * rows)]
+        of_start = [builder.and_(offset, builder.sub(shared, one)) for offset in of_out[:rows]]
+        emitted.ask(out, of_out[rows:], columns_at)
+        sums = emitted.add(count, emitted.load(start, of_start, columns_at), (a, of_a, a_k), (w, w_column, w_k))
+        emitted.store(sums, out, of_out[:rows], columns_at)
 
     return emit
+
+
+def _even(rows, stride):
+    """The offsets of rows that are all `stride` bytes apart."""
+    return [ir.Constant(I64, r * stride) for r in range(rows)]
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ def step_tile(dtype: str, rows: int, start: Ends, out: Ends, products: tuple[Pro
 
     def emit(builder, first, last, *args):
         emitted = _Tile(builder, ty, rows, columns)
-        sums, args = emitted.load(first, ir.Constant(I64, start.row), start.offsets), list(args)
+        sums, args = emitted.load(first, _even(rows, start.row), start.offsets), list(args)
         for product in products:
             a, w, *told = (args.pop(0) for _ in range(2 + 2 * product.ranges))
             ahead = (args.pop(0), args.pop(0)) if asks else None
@@ -200,7 +205,7 @@ def step_tile(dtype: str, rows: int, start: Ends, out: Ends, products: tuple[Pro
                 part = _part(emitted, sums, product, a, w, columns * width, done)
                 line = (_after(builder, *ahead, done), ahead[1]) if ahead else None
                 (sums,) = _add(builder, count, [part], line)
-        emitted.store(sums, last, ir.Constant(I64, out.row), out.offsets)
+        emitted.store(sums, last, _even(rows, out.row), out.offsets)
 
     return emit
 
@@ -217,10 +222,9 @@ def projecting_tile(dtype: str, ends: Ends, product: Product, ahead: Product, ah
     width, columns = ty.size * ty.lanes, len(ends.offsets)
 
     def emit(builder, out, a, w, *args):
-        (x, w_x, bias, out_x), zero = args[-4:], ir.Constant(I64, 0)
-        row, later = _Tile(builder, ty, 1, columns), _Tile(builder, ty, ahead_rows, 1)
-        sums, later_sums = row.load(out, zero, ends.offsets), later.load(bias, zero, (0,))
-        later_done = zero
+        (x, w_x, bias, out_x), later_done = args[-4:], ir.Constant(I64, 0)
+        row, later, one = _Tile(builder, ty, 1, columns), _Tile(builder, ty, ahead_rows, 1), _even(1, 0)
+        sums, later_sums = row.load(out, one, ends.offsets), later.load(bias, _even(ahead_rows, 0), (0,))
         for first, count in _ranges(product, args[:-4]):
             left = builder.sub(ir.Constant(I64, ahead.depth), later_done)
             both = builder.select(builder.icmp_signed("<", count, left), count, left)
@@ -232,8 +236,8 @@ def projecting_tile(dtype: str, ends: Ends, product: Product, ahead: Product, ah
             later_done = builder.add(later_done, both)
         other = _part(later, later_sums, ahead, x, w_x, width, later_done)
         (later_sums,) = _add(builder, builder.sub(ir.Constant(I64, ahead.depth), later_done), [other])
-        row.store(sums, out, zero, ends.offsets)
-        later.store(later_sums, out_x, ir.Constant(I64, ahead_row_bytes), (0,))
+        row.store(sums, out, one, ends.offsets)
+        later.store(later_sums, out_x, _even(ahead_rows, ahead_row_bytes), (0,))
 
     return emit
 
@@ -249,8 +253,8 @@ def _part(tile, sums, product, a, w, w_k, first):
     """A tile and its product from a step of k on; w_k: bytes of weights from one to the next."""
     builder, size, width = tile.builder, ir.Constant(I64, tile.size), tile.ty.size * tile.ty.lanes
     a, w = _after(builder, a, size, first), _after(builder, w, ir.Constant(I64, w_k), first)
-    row = ir.Constant(I64, product.a_row)
-    return _Part(tile, sums, (a, row, size), (w, ir.Constant(I64, width), ir.Constant(I64, w_k)))
+    rows = _even(tile.rows, product.a_row)
+    return _Part(tile, sums, (a, rows, size), (w, ir.Constant(I64, width), ir.Constant(I64, w_k)))
 
 
 def _after(builder, address, stride, steps):

@@ -30,6 +30,21 @@ def peek(builder, address, offset):
     return builder.load(pointer(builder, builder.add(address, offset)), align=8, typ=I64)
 
 
+def put(builder, address, value):
+    """Writes an int64 for this thread to read."""
+    builder.store(value, pointer(builder, address), align=8)
+
+
+def room(count):
+    """An `Emit` for the address of so many words that last as long as the call."""
+
+    def emit(builder):
+        words = cgutils.alloca_once(builder, ir.ArrayType(I64, count))
+        return builder.ptrtoint(words, I64)
+
+    return emit
+
+
 def copy_bytes(builder, destination, origin, count):
     """Copies `count` bytes; the two must not overlap."""
     cgutils.raw_memcpy(builder, pointer(builder, destination), pointer(builder, origin), count, 1)
