@@ -12,7 +12,7 @@ from tests.kernels.stacks import bottom, planned, stack
 from unrollbench import cells
 from unrollbench.case import CellOptions
 from unrollbench.kernels import host
-from unrollbench.kernels.layout import AHEAD_ROWS, AHEAD_STEPS, Group, Partition, partition
+from unrollbench.kernels.layout import AHEAD_STEPS, Group, Partition, partition
 
 
 def items(share: tuple[int, int, int], big: int) -> list[int]:
@@ -180,7 +180,8 @@ def test_a_window_of_one_step_needs_room_for_a_tile_of_gates_and_two_slots_of_ou
         (128, 1, 1, 32, True),
         (128, 1, 2, 32, True),
         (128, 2, 1, 32, False),
-        (128, 1, 1, 31, False),
+        (128, 1, 1, 16, True),
+        (128, 1, 1, 15, False),
         (128, 1, 1, 1, False),
         (50, 1, 1, 32, False),
         (60, 1, 1, 32, True),
@@ -206,7 +207,7 @@ def test_steps_project_ahead_only_as_many_gates_as_there_are_steps_for(
     assert layout.projects_ahead == ahead
     (stage,) = layout.stages
     columns = max(stage.group_columns(group) for group in stage.tile_groups)
-    assert not ahead or columns * AHEAD_STEPS // AHEAD_ROWS <= AHEAD_STEPS
+    assert not ahead or columns <= AHEAD_STEPS
 
 
 def test_weights_are_asked_for_ahead_only_where_the_second_level_cache_cannot_keep_them() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from unrollbench.kernels import forward, gradient, products, source, threads, tile
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.layout import AHEAD_ROWS, Group, Inputs, LayerLayout, inputs_of
+from unrollbench.kernels.layout import AHEAD_STEPS, Group, Inputs, LayerLayout, inputs_of
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.walk import Walk
 from unrollbench.kernels.words import ask, peek
@@ -121,7 +121,7 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
                     later = tile.Product(layout.spec.input_size, inputs.row_bytes)
                     name = f"projecting_{s.index}_{rows}x{group.name}"
                     namespace[name] = tile.projecting_tile(
-                        layout.dtype, ends[1], added[-1], later, AHEAD_ROWS, s.row_bytes
+                        layout.dtype, ends[1], added[-1], later, AHEAD_STEPS, s.row_bytes
                     )
         equations = _equations(_of_any_layer(layout), s.index)
         namespace |= {name: each.call for name, each in equations.items()}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from unrollbench.kernels.equations import Equations, Touched
 from unrollbench.kernels.expression import Expression
-from unrollbench.kernels.layout import AHEAD_ROWS, AHEAD_STEPS, Group, Inputs, LayerLayout, StageLayout
+from unrollbench.kernels.layout import AHEAD_STEPS, Group, Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.places import Places, exposed
 from unrollbench.kernels.source import (
     array,
@@ -76,8 +76,7 @@ def _tile(
     if layout.projects_ahead and s.stage.takes_input:
         _, *same = arguments  # a single row asks for no weights, and sums start where they end up
         together = f"projecting_{shape}({', '.join([*same, *_projected(layout, s, inputs, group)])})"
-        columns = AHEAD_STEPS // AHEAD_ROWS * s.group_columns(group)
-        lines = [f"if ahead and part < {columns}:", f"    {together}", "else:", f"    {lines[0]}"]
+        lines = [f"if ahead and part < {s.group_columns(group)}:", f"    {together}", "else:", f"    {lines[0]}"]
     return [
         *lines,
         f"equations_{shape}(t, lengths, row, end, block, {', '.join(passed.values())}, top)",
@@ -127,24 +126,22 @@ def _asked(layout: LayerLayout, s: StageLayout) -> list[str]:
 def _ahead(layout: LayerLayout) -> list[str]:
     """Lines that say whether this step projects the inputs of later ones, which, and which part of that.
 
-    part: which of AHEAD_STEPS. later: how many rows after this step's own the first of a tile's lies; there is one row
-    per step. Two tiles of rows in turn take each column.
+    part: which of AHEAD_STEPS, and so which column of a tile's. later: how many rows after this step's own those lie;
+    there is one row per step.
     """
     window = field(layout, "window")
-    turn = f"(part & {AHEAD_STEPS // AHEAD_ROWS - 1})"
     return [
         f"part, ahead = s % {AHEAD_STEPS}, (s // {AHEAD_STEPS} + 2) * {AHEAD_STEPS} <= {window}",
-        f"later = {AHEAD_STEPS} - part + {AHEAD_ROWS} * {turn}",
+        f"later = {AHEAD_STEPS} - part",
     ]
 
 
 def _projected(layout: LayerLayout, s: StageLayout, inputs: Inputs, group: Group) -> list[str]:
     """The last arguments of a `projecting_tile`: of the rows of inputs and the column of this group that are due."""
     gates_count, width = len(s.stage.gates), layout.width
-    due = f"(part // {AHEAD_STEPS // AHEAD_ROWS})"
-    column = f"({due} % {gates_count} * {s.whole} + block + {due} // {gates_count})"
+    column = f"(part % {gates_count} * {s.whole} + block + part // {gates_count})"
     if group.packed:
-        column = f"({gates_count * s.whole} + {due})"
+        column = f"({gates_count * s.whole} + part)"
     return [
         f"x + later * {inputs.row_bytes}",
         f"W_x + {column} * {layout.spec.input_size * width}",

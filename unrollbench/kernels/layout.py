@@ -24,10 +24,9 @@ PANELS = 16
 """Groups of 4 columns that are packed together for the weight gradient: what is read of a row is long enough then."""
 OWN_MULTIPLIES = 512
 """Vector multiply-adds of the units that a thread computed itself, with which it bridges the wait for the others'."""
-AHEAD_STEPS = 16
-"""Time steps whose inputs are multiplied during the AHEAD_STEPS before them, where a layout `projects_ahead`."""
-AHEAD_ROWS = 8
-"""Rows of a tile that does that: with 8 columns of its own the step then has as many multiply-adds for each."""
+AHEAD_STEPS = 8
+"""Time steps whose inputs are multiplied during the AHEAD_STEPS before them, where a layout `projects_ahead`: with one
+column of W_x beside 8 columns of W_h a step then has as many multiply-adds for each."""
 Slots = Literal["time", "window", "single", "two", "tile"]
 
 

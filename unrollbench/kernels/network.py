@@ -9,7 +9,7 @@ from unrollbench.case import DTYPES
 from unrollbench.cells import LayerSpec
 from unrollbench.kernels import cpu, host, specialize, swap, threads
 from unrollbench.kernels.build import Kernel, Phases
-from unrollbench.kernels.layout import AHEAD_ROWS, AHEAD_STEPS, LayerLayout
+from unrollbench.kernels.layout import AHEAD_STEPS, LayerLayout
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.spec import NetworkSpec
 from unrollbench.kernels.words import peek
@@ -83,12 +83,12 @@ def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> 
     """Whether that pays: one row's steps wait for their weights, unless all are in the first-level cache.
 
     With so many weights that those of inputs and steps drive each other out of the last cache, it does not. A group of
-    unit blocks has AHEAD_STEPS tiles for its columns, so these are not more than AHEAD_ROWS.
+    unit blocks has AHEAD_STEPS tiles for its columns, so these are not more than that.
     """
     read = _weight_bytes(spec, layer, layer.input_size)
     pays = AHEAD_LEAST_BYTES * spec.threads <= read <= AHEAD_MOST_BYTES
     gates = max(len(s.gates) for s in cells.load(layer.cell, layer.options, spec.dtype).stages)
-    return pays and gates <= AHEAD_ROWS and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS
+    return pays and gates <= AHEAD_STEPS and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS
 
 
 def _read_per_step(spec: NetworkSpec, layer: int, fused: bool) -> int:

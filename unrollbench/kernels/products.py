@@ -20,8 +20,9 @@ from unrollbench.kernels.tile import copy_vectors, tile
 from unrollbench.kernels.transpose import transpose
 from unrollbench.kernels.words import Emit, copy_bytes, peek, poke, put, room
 
-ROW_TILE = 6
-"""Rows of a register tile: 6 rows x 4 columns, 4 weights and a broadcast fill the 32 registers of AVX-512 and NEON."""
+ROW_TILE, LEAST_ROWS = 6, 4
+"""Rows of a register tile: 6 rows x 4 columns, 4 weights and a broadcast fill the 32 registers of AVX-512 and NEON.
+With 4 rows it reads half as many weights and numbers as it does multiply-adds."""
 
 WIDE_ROWS, DEEP_ROWS, DEEP_PRODUCT = 96, 48, 1024
 """Rows that are taken through all columns before the next ones, so that they stay in the second-level cache: fewer
@@ -38,22 +39,22 @@ def multiply(dtype: str) -> Kernel:
     `tile.tile`, but offsets, the strides of a and out over r, how many rows a run has, and the gaps of a and out, which
     are the bytes beyond a stride from a run's last row to the next run's first.
 
-    Blocks of rows are as even as they go, and of tiles with ROW_TILE rows or one less. Where that does not come out
-    even (with less than 20 rows, or few columns) and `start` is not `out`, the last tile may compute some rows a second
-    time: that costs less than to read all of w for each row that is left over.
+    Blocks of rows are as even as they go, and so are their tiles, of which none has less than LEAST_ROWS rows. Where
+    that cannot be (with less than 8 rows, or few columns) and `start` is not `out`, the last tile may compute some rows
+    a second time: that costs less than to read all of w for each row that is left over.
     """
     width = host.lanes(dtype) * DTYPES[dtype]
     passed = "count, a, panel, w_column, w_k, s, shared, o, offsets + (row - first) * 16"
-    smaller = ROW_TILE - 1
-    sizes = ((ROW_TILE, 4), (smaller, 4), (1, 4), (ROW_TILE, 2), (1, 2), (ROW_TILE, 1), (1, 1))
+    heights = {4: range(LEAST_ROWS, ROW_TILE + 1), 2: (ROW_TILE,), 1: (ROW_TILE,)}
+    sizes = [(rows, columns) for columns, several in heights.items() for rows in (1, *several)]
 
     def call(rows: int, columns: int) -> str:
         return f"    tile_{rows}x{columns}({passed})\n    row += {rows}"
 
     def tiles(columns: int) -> list[str]:
-        """The branch for a tile of so many columns."""
-        fitting = [f"elif exact:\n{call(smaller, columns)}"] if (smaller, columns) in sizes else []
-        return [f"if tall:\n{call(ROW_TILE, columns)}", *fitting, f"else:\n{call(1, columns)}"]
+        """The branches for tiles of so many columns."""
+        several = [f"elif height == {rows}:\n{call(rows, columns)}" for rows in heights[columns] if rows < ROW_TILE]
+        return [f"if height == {ROW_TILE}:\n{call(ROW_TILE, columns)}", *several, f"else:\n{call(1, columns)}"]
 
     def branch(columns: int) -> str:
         return indent("\n".join(tiles(columns)), 20 * " ")
@@ -77,16 +78,19 @@ def multiply({arguments}):
                 in_run, of_a, of_out = 0, of_a + a_gap, of_out + out_gap
         in_run, of_a, of_out = next_run, next_a, next_out
         tiles = (last - first + {ROW_TILE - 1}) // {ROW_TILE}
-        smaller = tiles * {ROW_TILE} - (last - first)
+        least = (last - first) // tiles
+        lower = first + (last - first - tiles * least) * (least + 1)
         while column < columns:
             panel, s, o = w + column * w_column, start + column * {width}, out + column * {width}
             wide, left, row = column + 4 <= columns, columns - column, first
-            exact = wide and smaller <= tiles
-            end = last - smaller * {ROW_TILE - 1} if exact else last
+            even = wide and least >= {LEAST_ROWS}
             while row < last:
-                tall = row + {ROW_TILE} <= end
-                if tall == 0 and exact == 0 and start != out and last - first >= {ROW_TILE}:
-                    row, tall = last - {ROW_TILE}, 1
+                if even:
+                    height = least + 1 if row < lower else least
+                else:
+                    height = {ROW_TILE} if row + {ROW_TILE} <= last else 1
+                    if height == 1 and start != out and last - first >= {ROW_TILE}:
+                        row, height = last - {ROW_TILE}, {ROW_TILE}
                 if wide:
 {branch(4)}
                 elif left >= 2:
