@@ -41,6 +41,11 @@ class Shape:
         """The same where threads share rows; those with rows of their own read only what they wrote themselves."""
         return barrier(self.layouts[0])
 
+    @property
+    def gathering(self) -> list[str]:
+        """The same where threads have rows of their own, before a product over all rows of several steps."""
+        return [] if self.barrier else self.wait
+
 
 def forward(schedule: Schedule, shape: Shape) -> dict[str, str]:
     """Entry point name -> text of the forward program: "forward", or "step" if stepwise."""
@@ -60,7 +65,7 @@ def backward(schedule: Schedule, shape: Shape) -> dict[str, str]:
         for layer in reversed(shape.layers):
             lines += [*shape.barrier, f"back_step_{layer}({shape.frame(layer)}, t, 0)", *shape.barrier]
             lines.append(_d_inputs(shape, layer, "t", "1"))
-        weights = [_limit(shape)] + [line for layer in shape.layers for line in _d_weights(shape, layer, "0", "limit")]
+        weights = [_limit(shape)] + [_d_weights(shape, layer, "0", "limit") for layer in shape.layers]
         return {"back_step": function("back_step", "f", lines), "d_weights": function("d_weights", "f", weights)}
     walk = _static_backward if schedule.execution == "static" else _dynamic_backward
     return {"backward": function("backward", "f", [_limit(shape), *walk(schedule, shape)])}
@@ -149,13 +154,9 @@ def _d_inputs(shape: Shape, layer: int, start: str, count: str) -> str:
     return f"d_inputs_{layer}({shape.frame(layer)}, {start}, 0, {count})"
 
 
-def _d_weights(shape: Shape, layer: int, start: str, count: str) -> list[str]:
-    """What those steps add to the gradients of a layer's weights. It reads all rows, whoever wrote them.
-
-    Threads that share rows have waited for each other since their last step.
-    """
-    call = f"d_weights_{layer}({shape.frame(layer)}, {start}, 0, {count})"
-    return [*([] if shape.barrier else shape.wait), call]
+def _d_weights(shape: Shape, layer: int, start: str, count: str) -> str:
+    """What those steps add to the gradients of a layer's weights."""
+    return f"d_weights_{layer}({shape.frame(layer)}, {start}, 0, {count})"
 
 
 def _static_backward(schedule: Schedule, shape: Shape) -> Iterable[str]:
@@ -163,7 +164,8 @@ def _static_backward(schedule: Schedule, shape: Shape) -> Iterable[str]:
         yield from shape.barrier
         for t in reversed(range(schedule.window)):
             yield f"back_step_{layer}({shape.frame(layer)}, {t}, {t})"
-        yield from [*shape.barrier, _d_inputs(shape, layer, "0", "limit"), *_d_weights(shape, layer, "0", "limit")]
+        yield from [*shape.barrier, _d_inputs(shape, layer, "0", "limit")]
+        yield from [*shape.gathering, _d_weights(shape, layer, "0", "limit")]
 
 
 def _backward_window(
@@ -178,7 +180,8 @@ def _backward_window(
     yield f"due = 1 if (waiting - ({start}) + {schedule.window}) * {batch} > {most} else {start} == 0"
     for layer in reversed(shape.layers):
         yield from [*shape.barrier, *steps(layer), *shape.barrier, _d_inputs(shape, layer, start, count)]
-        yield from ["if due:", *_indented(_d_weights(shape, layer, start, f"waiting - ({start})"))]
+        weights = [*shape.gathering, _d_weights(shape, layer, start, f"waiting - ({start})")]
+        yield from ["if due:", *_indented(weights)]
     yield from ["if due:", f"    waiting = {start}", *_release(shape, start, stop)]
 
 
