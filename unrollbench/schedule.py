@@ -26,8 +26,8 @@ from unrollbench.case import Case
 class Schedule:
     """How the (layer, t) grid is walked. max_time is None where any T will do (dynamic, stepwise).
 
-    window: time steps whose input projection is one product, or with one step a part of that step's; unroll: copies of
-    the step in the loop's body.
+    window: time steps whose inputs are projected in one product (on a processor one per thread, and without those that
+    steps project ahead), or with one step a part of that step's; unroll: copies of the step in the loop's body.
     """
 
     execution: str

@@ -73,6 +73,7 @@ def test_time_may_change_from_call_to_call_and_nothing_is_compiled_again(axes: d
         ("lstm", {"input_size": 130, "num_units": 100, "mode": "forward"}),
         ("gru", {"input_size": 40, "num_units": 120}),
         ("basic_rnn", {"num_units": 250, "num_layers": 2, "mode": "forward"}),
+        ("lstm", {"num_units": 130, "mode": "forward", "parallel_iterations": 16}),
     ],
 )
 def test_inputs_that_are_projected_ahead_are_those_of_every_length(
@@ -82,7 +83,10 @@ def test_inputs_that_are_projected_ahead_are_those_of_every_length(
     program = NetworkProgram(spec_of(case), of_case(case))
     try:
         assert all(layout.projects_ahead for layout in program.network.layouts)
-        for T, length in ((50, 50), (7, 7), (16, 16), (32, 32), (33, 20), (100, 100), (97, 96), (48, 0)):
+        for T, length in (
+            (50, 50), (7, 7), (8, 8), (12, 12), (15, 15), (16, 16), (23, 23), (32, 32), (33, 20), (100, 100), (97, 96),
+            (48, 0),
+        ):  # fmt: skip
             longer = replace(case, sequence_length=T, lengths=(length,), seed=T)
             tensors = draw(longer)
             check(longer, tensors, run(program, longer, tensors))

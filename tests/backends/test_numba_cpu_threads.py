@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.adversarial import CELLS, SMALL
@@ -14,8 +15,10 @@ from tests.backends.numba_programs import (
     run,
     small,
 )
+from tests.kernels.vectors import call
 from unrollbench.backends.numba_cpu import NetworkProgram, NumbaCpu
 from unrollbench.case import Case
+from unrollbench.kernels import cpu
 from unrollbench.kernels.spec import spec_of
 from unrollbench.schedule import of_case
 from unrollbench.tensors import draw
@@ -32,6 +35,18 @@ from unrollbench.tensors import draw
         pytest.param("lstm", {"batch_size": 5, "num_units": 20}, "rows", id="rows, since weights are small"),
         pytest.param("gru", {"batch_size": 1, "num_units": 1, "threads": 3}, "units", id="more threads than blocks"),
         pytest.param("lstm", {"batch_size": 5, "threads": 3, "swap_memory": True}, "units", id="units, swapping"),
+        pytest.param(
+            "gru",
+            {"batch_size": 9, "num_units": (19, 7), "num_layers": 2, "mode": "forward"},
+            "rows",
+            id="rows, two layers without a gradient",
+        ),
+        pytest.param(
+            "lstm",
+            {"batch_size": 13, "num_units": 20, "num_layers": 2, "threads": 3, "swap_memory": True},
+            "rows",
+            id="rows, swapping",
+        ),
     ],
 )
 def test_threads_share_the_work_and_change_no_result(name: str, axes: dict[str, Any], split: str) -> None:
@@ -46,6 +61,30 @@ def test_threads_share_the_work_and_change_no_result(name: str, axes: dict[str, 
             assert identical(run(program, case, tensors), first)
     finally:
         program.close()
+
+
+def test_a_thread_with_rows_of_its_own_touches_no_others() -> None:
+    T, canary = 5, 777.0
+    axes = {"cell": "lstm", "batch_size": 9, "num_units": 20, "threads": 2, "sequence_length": T}
+    case = Case(**{**SMALL, **axes})
+    tensors = draw(case)
+    with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
+        run(program, case, tensors)
+        layouts, buffers = program.network.layouts, program._buffers.layers[0]
+        kernels = cpu.forward_kernels(layouts, 0) | cpu.backward_kernels(layouts, 0)
+        frame = program._buffers.frames[1, 0].ctypes.data
+        (others, _), (first, own) = layouts[0].rows.items
+        written = {name: buffers[name] for name in ("h", "c", "gates_0", "d_x")}
+        expected = buffers["h"][:, first:].copy()
+        for array in written.values():
+            array[:, others:first] = canary
+        call(kernels["project"], frame, 0, 0, T)
+        for t in range(T):
+            call(kernels["step"], frame, t, t)
+        call(kernels["d_inputs"], frame, 0, 0, T)
+        np.testing.assert_array_equal(buffers["h"][:, first : first + own], expected)
+        assert all(np.all(array[:, others:first] == canary) for array in written.values())
+        assert not np.any(buffers["gates_0"][:, first:] == canary)
 
 
 @pytest.mark.parametrize("execution", ["static", "stepwise"])

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from tests.adversarial import SMALL
 from tests.backends.numba_programs import check, program_of, run
-from tests.kernels.vectors import call
+from tests.kernels.vectors import call, integers
 from unrollbench.backends.numba_cpu import NetworkProgram
 from unrollbench.case import Case
-from unrollbench.kernels import host, layout, pack, products
-from unrollbench.kernels.products import DEEP_PRODUCT, DEEP_ROWS, PANEL_ROWS, WIDE_ROWS
+from unrollbench.kernels import layout, products
+from unrollbench.kernels.multiply import ROW_TILE
+from unrollbench.kernels.products import PANEL_ROWS
 from unrollbench.kernels.source import define, function
 from unrollbench.kernels.spec import spec_of
 from unrollbench.kernels.transpose import transpose
@@ -30,84 +31,13 @@ ROOT = Path(__file__).parents[2]
 CANARY = 777.0
 
 
-def integers(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
-    """Small integers, whose products and sums every float type holds exactly."""
-    return rng.integers(-4, 5, shape).astype(dtype)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("columns", [0, 1, 4, 6, 7])
-@pytest.mark.parametrize(
-    ("rows", "depth"),
-    [(0, 3), (1, 0), (5, 1), (6, 2), (10, 2), (13, 9), (29, 4), (WIDE_ROWS + 7, 3), (DEEP_ROWS + 1, DEEP_PRODUCT)],
-)
-def test_multiply_adds_a_product_to_its_start_and_writes_nothing_else(
-    dtype: str, rows: int, columns: int, depth: int
-) -> None:
-    rng, lanes = np.random.default_rng(0), host.lanes(dtype)
-    a, w = integers(rng, (rows, depth), dtype), integers(rng, (columns, depth, lanes), dtype)
-    start = integers(rng, (rows, (columns + 1) * lanes), dtype)
-    out: Array = np.full((rows + 1, (columns + 1) * lanes), CANARY, dtype)
-    call(
-        products.multiply(dtype), rows, columns, depth, a.ctypes.data, w.ctypes.data, w.strides[0], w.strides[1],
-        start.ctypes.data, 0, out.ctypes.data, a.strides[0], out.strides[0], max(1, rows), 0, 0,
-    )  # fmt: skip
-    wanted = np.full_like(out, CANARY)
-    sums = np.einsum("rk,ckl->rcl", a, w).reshape(rows, columns * lanes)
-    wanted[:rows, : columns * lanes] = start[:, : columns * lanes] + sums
-    np.testing.assert_array_equal(out, wanted)
-
-
-@pytest.mark.parametrize("rows", [5, 10, 13, 29, WIDE_ROWS + 7])
-def test_multiply_adds_to_what_it_overwrites_once(rows: int) -> None:
-    rng, lanes, columns, depth = np.random.default_rng(1), host.lanes("float32"), 5, 3
-    a, w = integers(rng, (rows, depth), "float32"), integers(rng, (columns, depth, lanes), "float32")
-    out = integers(rng, (rows, columns * lanes), "float32")
-    wanted = out + np.einsum("rk,ckl->rcl", a, w).reshape(rows, columns * lanes)
-    call(
-        products.multiply("float32"), rows, columns, depth, a.ctypes.data, w.ctypes.data, w.strides[0], w.strides[1],
-        out.ctypes.data, 0, out.ctypes.data, a.strides[0], out.strides[0], rows, 0, 0,
-    )  # fmt: skip
-    np.testing.assert_array_equal(out, wanted)
-
-
-def test_multiply_takes_one_starting_row_for_all_rows() -> None:
-    rng, lanes = np.random.default_rng(1), host.lanes("float32")
-    a, w = integers(rng, (14, 9), "float32"), integers(rng, (5, 9, lanes), "float32")
-    bias, out = integers(rng, (1, 5 * lanes), "float32"), pack.aligned((14, 5 * lanes), "float32")
-    call(
-        products.multiply("float32"), 14, 5, 9, a.ctypes.data, w.ctypes.data, w.strides[0], w.strides[1],
-        bias.ctypes.data, 1, out.ctypes.data, a.strides[0], out.strides[0], 14, 0, 0,
-    )  # fmt: skip
-    np.testing.assert_array_equal(out, bias + np.einsum("rk,ckl->rcl", a, w).reshape(14, -1))
-
-
-@pytest.mark.parametrize("columns", [1, 3, 6])
-@pytest.mark.parametrize(("steps", "own"), [(1, 7), (5, 1), (9, 2), (30, 4), (7, 13), (3, 50)])
-@pytest.mark.parametrize("adds", [False, True])
-def test_multiply_takes_a_threads_own_rows_of_several_steps(steps: int, own: int, columns: int, adds: bool) -> None:
-    rng, lanes, depth, others = np.random.default_rng(2), host.lanes("float32"), 9, 3
-    a, w = integers(rng, (steps, own + others, depth), "float32"), integers(rng, (columns, depth, lanes), "float32")
-    out = integers(rng, (steps, own + others, columns * lanes), "float32")
-    bias = integers(rng, (1, columns * lanes), "float32")
-    wanted = out.copy()
-    wanted[:, :own] = (out[:, :own] if adds else bias) + np.einsum("trk,ckl->trcl", a, w).reshape(*out.shape)[:, :own]
-    a_row, out_row = a.strides[1], out.strides[1]
-    call(
-        products.multiply("float32"), steps * own, columns, depth, a.ctypes.data,
-        w.ctypes.data, w.strides[0], w.strides[1], (out if adds else bias).ctypes.data, not adds,
-        out.ctypes.data, a_row, out_row, own, others * a_row, others * out_row,
-    )  # fmt: skip
-    np.testing.assert_array_equal(out, wanted)
-
-
 @given(st.integers(0, 500), st.integers(1, 20))
 def test_the_threads_shares_cover_all_rows_once_and_in_whole_tiles(rows: int, threads: int) -> None:
-    text = function("share", "rows, thread", [*products.shared_rows("rows", threads), "return first, last"])
-    share = define(text, "share", {})
-    shares = [share(rows, thread) for thread in range(threads)]
+    text = function("part", "rows, thread", [*products.part_of_rows(threads), "return first, first + rows"])
+    part = define(text, "part", {})
+    shares = [part(rows, thread) for thread in range(threads)]
     assert [row for first, last in shares for row in range(first, last)] == list(range(rows))
-    assert all((last - first) % products.ROW_TILE == 0 for first, last in shares if last < rows)
+    assert all((last - first) % ROW_TILE == 0 for first, last in shares if last < rows)
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
@@ -164,6 +94,9 @@ for axes in (
     {"cell": "lstm", "cell_options": wide, "num_units": 210, "mode": "forward", "parallel_iterations": 1},
     {"cell": "lstm", "cell_options": wide, "num_units": 210, "mode": "forward", "execution": "stepwise", "threads": 2},
     {"cell": "lstm", "batch_size": 1, "input_size": 50, "num_units": 100, "sequence_length": 53, "execution": "static"},
+    {"cell": "lstm", "batch_size": 9, "num_units": 19, "threads": 2},
+    {"cell": "lstm", "batch_size": 1, "input_size": 50, "num_units": 200, "sequence_length": 53, "threads": 2,
+     "execution": "static"},
 ):
     case = Case(**{**SMALL, **axes})
     tensors = draw(case)

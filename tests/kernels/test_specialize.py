@@ -51,7 +51,7 @@ def test_static_text_is_a_straight_line_with_one_step_per_layer_and_time_step(T:
         assert loops(found[name]) == []
         assert steps(found[name], prefix) == T * L
         assert all(calls(found[name])[f"{prefix}{layer}"] == T for layer in range(L))
-    assert calls(found["forward"])["project_0"] == (T > 1)  # all T * B rows in one product; one step does its own
+    assert calls(found["forward"])["project_0"] == (T > 1)  # a call for all T; one step does its own
     assert calls(found["backward"])["d_weights_0"] == calls(found["backward"])["d_inputs_0"] == 1
 
 
@@ -195,6 +195,11 @@ def test_stepwise_text_is_one_step_of_every_layer(L: int) -> None:
     assert calls(found["d_weights"])["d_weights_0"] == 1
 
 
+def test_threads_with_rows_of_their_own_wait_nowhere_in_a_stepwise_program() -> None:
+    found = texts(schedule("stepwise", num_layers=3, max_time=9), threads=2, batch=16)
+    assert [calls(tree)["barrier"] for tree in found.values()] == [0, 0, 0]
+
+
 @pytest.mark.parametrize("execution", ["static", "dynamic", "stepwise"])
 def test_only_programs_of_several_threads_wait_for_each_other(execution: str) -> None:
     planned = schedule(execution, num_layers=2, max_time=4)
@@ -223,3 +228,10 @@ def test_threads_with_rows_of_their_own_wait_only_before_a_layers_weight_gradien
     before = [lines[index - 1].strip() for index, line in enumerate(lines) if "d_weights_" in line]
     assert len(before) == 3
     assert all(line.startswith("barrier(") for line in before)
+
+
+def test_threads_with_rows_of_their_own_wait_before_a_windows_activations_leave_memory() -> None:
+    planned = schedule("dynamic", num_layers=3, max_time=1, parallel_iterations=4)
+    found = texts(planned, threads=2, batch=16, swaps=True)
+    assert calls(found["forward"])["barrier"] == 1
+    assert calls(found["backward"])["barrier"] == 3 + 1

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from unrollbench.kernels import host, pack
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.equations import Equations, Place, on_tile
@@ -18,6 +20,11 @@ from unrollbench.tensors import Array
 def call(called: Kernel, *arguments: int) -> None:
     """Calls a compiled kernel with integer arguments."""
     ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(arguments))(called.address)(*arguments)
+
+
+def integers(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
+    """Small integers, whose products and sums every float type holds exactly."""
+    return rng.integers(-4, 5, shape).astype(dtype)
 
 
 def applied(function: Callable[..., Any], *arrays: Array, registers: int = 1) -> Array:

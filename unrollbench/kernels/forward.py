@@ -126,8 +126,8 @@ def _asked(layout: LayerLayout, s: StageLayout) -> list[str]:
 def _ahead(layout: LayerLayout) -> list[str]:
     """Lines that say whether this step projects the inputs of later ones, which, and which part of that.
 
-    part: which of AHEAD_STEPS, and so which column of a tile's. later: how many rows after this step's own those lie;
-    there is one row per step.
+    part: which of AHEAD_STEPS, and so which column of a tile's. later: how many rows after this step's own the first of
+    those steps' lies; there is one row per step.
     """
     window = field(layout, "window")
     return [

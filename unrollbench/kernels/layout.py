@@ -25,8 +25,8 @@ PANELS = 16
 OWN_MULTIPLIES = 512
 """Vector multiply-adds of the units that a thread computed itself, with which it bridges the wait for the others'."""
 AHEAD_STEPS = 8
-"""Time steps whose inputs are multiplied during the AHEAD_STEPS before them, where a layout `projects_ahead`: with one
-column of W_x beside 8 columns of W_h a step then has as many multiply-adds for each."""
+"""Time steps whose inputs are multiplied during the AHEAD_STEPS before them, where a layout `projects_ahead`: for each
+k, 8 rows by one column of W_x are as many multiply-adds as one row by 8 columns of W_h."""
 Slots = Literal["time", "window", "single", "two", "tile"]
 
 

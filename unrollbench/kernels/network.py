@@ -18,8 +18,9 @@ from unrollbench.schedule import Schedule
 SHARE_KEPT = 0.75
 """Of the second-level cache: weights that take no more are still there at the next step, beside all else."""
 ROWS_PER_THREAD = 4
-"""From this many batch rows per thread on, threads split rows and need no barrier; below, they split units, unless a
-barrier costs more than for each of them to read all of a layer's weights, as up to SMALL_WEIGHTS_BYTES."""
+"""From this many batch rows per thread on, threads split rows and need no barrier between steps; below, they split
+units, unless a barrier costs more than for each of them to read all of a layer's weights, as up to
+SMALL_WEIGHTS_BYTES."""
 SMALL_WEIGHTS_BYTES = 128 * 1024
 AHEAD_LEAST_BYTES, AHEAD_MOST_BYTES = 96 * 1024, 12 * 1024 * 1024
 """Weights of a layer, per thread and of all, with which its steps project inputs ahead."""

@@ -1,113 +1,34 @@
 """Matrix products over many rows: the input projection and the gradients of inputs and weights.
 
-All are one register tile (`tile.tile`) with different strides. Where threads have batch rows of their own, each
-multiplies those of all time steps, so that it reads what it wrote itself and waits for nobody.
+All are one kernel (`multiply.multiply`) with different strides. Where threads have batch rows of their own, each
+multiplies those of all time steps, so that it reads what it wrote itself and waits for nobody; only gradients of
+weights read all rows, and there threads split the columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
-from textwrap import indent
 
-from unrollbench.case import DTYPES
-from unrollbench.kernels import host
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import AHEAD_STEPS, Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.lowering import kernel
+from unrollbench.kernels.multiply import ROW_TILE, multiply
 from unrollbench.kernels.source import field, function, share
-from unrollbench.kernels.tile import copy_vectors, tile
+from unrollbench.kernels.tile import copy_vectors
 from unrollbench.kernels.transpose import transpose
-from unrollbench.kernels.words import Emit, copy_bytes, peek, poke, put, room
+from unrollbench.kernels.words import Emit, copy_bytes, peek, put
 
-ROW_TILE, LEAST_ROWS = 6, 4
-"""Rows of a register tile: 6 rows x 4 columns, 4 weights and a broadcast fill the 32 registers of AVX-512 and NEON.
-With 4 rows it reads half as many weights and numbers as it does multiply-adds."""
-
-WIDE_ROWS, DEEP_ROWS, DEEP_PRODUCT = 96, 48, 1024
-"""Rows that are taken through all columns before the next ones, so that they stay in the second-level cache: fewer
-where each is long (DEEP_PRODUCT elements and more)."""
 PANEL_ROWS = 256
 """Rows of gradients packed into contiguous panels, of which the second-level cache keeps the one that is multiplied."""
 
 
-@cache
-def multiply(dtype: str) -> Kernel:
-    """out[r, c] = start[r, c] + sum over k of a[r, k] * w[c, k], for any numbers of rows and vector columns.
-
-    Rows come in runs, as a thread's rows of one time step after the other. Arguments: rows, columns, those of
-    `tile.tile`, but offsets, the strides of a and out over r, how many rows a run has, and the gaps of a and out, which
-    are the bytes beyond a stride from a run's last row to the next run's first.
-
-    Blocks of rows are as even as they go, and so are their tiles, of which none has less than LEAST_ROWS rows. Where
-    that cannot be (with less than 8 rows, or few columns) and `start` is not `out`, the last tile may compute some rows
-    a second time: that costs less than to read all of w for each row that is left over.
-    """
-    width = host.lanes(dtype) * DTYPES[dtype]
-    passed = "count, a, panel, w_column, w_k, s, shared, o, offsets + (row - first) * 16"
-    heights = {4: range(LEAST_ROWS, ROW_TILE + 1), 2: (ROW_TILE,), 1: (ROW_TILE,)}
-    sizes = [(rows, columns) for columns, several in heights.items() for rows in (1, *several)]
-
-    def call(rows: int, columns: int) -> str:
-        return f"    tile_{rows}x{columns}({passed})\n    row += {rows}"
-
-    def tiles(columns: int) -> list[str]:
-        """The branches for tiles of so many columns."""
-        several = [f"elif height == {rows}:\n{call(rows, columns)}" for rows in heights[columns] if rows < ROW_TILE]
-        return [f"if height == {ROW_TILE}:\n{call(ROW_TILE, columns)}", *several, f"else:\n{call(1, columns)}"]
-
-    def branch(columns: int) -> str:
-        return indent("\n".join(tiles(columns)), 20 * " ")
-
-    arguments = "rows, columns, count, a, w, w_column, w_k, start, shared, out, a_row, out_row, run, a_gap, out_gap"
-    text = f"""
-def multiply({arguments}):
-    most = {WIDE_ROWS} if count < {DEEP_PRODUCT} else {DEEP_ROWS}
-    blocks = (rows + most - 1) // most
-    offsets, in_run, of_a, of_out = room(), 0, 0, 0
-    for block in range(blocks):
-        first, last, column = rows * block // blocks, rows * (block + 1) // blocks, 0
-        place = offsets
-        for row in range(first, last + {ROW_TILE}):
-            if row == last:
-                next_run, next_a, next_out = in_run, of_a, of_out
-            put(place, of_a)
-            put(place + 8, of_out)
-            place, in_run, of_a, of_out = place + 16, in_run + 1, of_a + a_row, of_out + out_row
-            if in_run == run:
-                in_run, of_a, of_out = 0, of_a + a_gap, of_out + out_gap
-        in_run, of_a, of_out = next_run, next_a, next_out
-        tiles = (last - first + {ROW_TILE - 1}) // {ROW_TILE}
-        least = (last - first) // tiles
-        lower = first + (last - first - tiles * least) * (least + 1)
-        while column < columns:
-            panel, s, o = w + column * w_column, start + column * {width}, out + column * {width}
-            wide, left, row = column + 4 <= columns, columns - column, first
-            even = wide and least >= {LEAST_ROWS}
-            while row < last:
-                if even:
-                    height = least + 1 if row < lower else least
-                else:
-                    height = {ROW_TILE} if row + {ROW_TILE} <= last else 1
-                    if height == 1 and start != out and last - first >= {ROW_TILE}:
-                        row, height = last - {ROW_TILE}, {ROW_TILE}
-                if wide:
-{branch(4)}
-                elif left >= 2:
-{branch(2)}
-                else:
-{branch(1)}
-            column += 4 if wide else 2 if left >= 2 else 1
-"""
-    called = {f"tile_{rows}x{columns}": tile(dtype, rows, columns) for rows, columns in sizes}
-    return kernel(text, "multiply", {**called, "put": put, "room": room(2 * (WIDE_ROWS + ROW_TILE))})
-
-
-def shared_rows(rows: str, threads: int) -> list[str]:
-    """Lines that set `first` and `last` to a thread's share of the rows, in whole tiles."""
+def part_of_rows(threads: int) -> list[str]:
+    """Lines that take of `rows` a thread's part, in whole tiles: `first` is the first row, `rows` are so many."""
     return [
-        f"each = (({rows} + {threads - 1}) // {threads} + {ROW_TILE - 1}) // {ROW_TILE} * {ROW_TILE}",
-        f"first, last = min({rows}, thread * each), min({rows}, (thread + 1) * each)",
+        f"each = ((rows + {threads - 1}) // {threads} + {ROW_TILE - 1}) // {ROW_TILE} * {ROW_TILE}",
+        "first = min(rows, thread * each)",
+        "rows = min(each, rows - first)",
     ]
 
 
@@ -127,7 +48,7 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     The first stage's also carries h from one window to the next, where an array has only a window's slots: the state
     after the last window becomes slot 0.
     """
-    i, batch, width, h = s.index, layout.batch, layout.width, layout.arrays["h"]
+    i, batch, h = s.index, layout.batch, layout.arrays["h"]
     depth = layout.spec.input_size if s.stage.takes_input else 0
     x_slot, gates_slot = ("t" if slots == "time" else "slot" for slots in (inputs.slots, s.gate_slots))
     at = partial(field, layout)
@@ -135,37 +56,44 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     if i == 0 and h.slots == "window":
         lines += _carry(layout, h.row_bytes)
     if i == 0 and (h.slots == "window" or layout.projects_ahead):
-        lines.append(f"poke(f + {layout.fields['window']}, n)")
-
-    def multiplied(count: int | str) -> str:
-        """The call for so many columns from `column` on."""
-        return (
-            f"multiply(rows, {count}, {depth}, x, W_x + column * {depth * width}, {depth * width}, "
-            f"{width}, bias + column * {width}, 1, gates + column * {width}, {inputs.row_bytes}, {s.row_bytes}, own, "
-            f"others * {inputs.row_bytes}, others * {s.row_bytes})"
-        )
+        lines.append(f"put(f + {layout.fields['window']}, n)")
 
     products = [
         f"x = {at('x')} + (({x_slot} + done) * {batch} + first) * {inputs.row_bytes}",
         f"gates = {at(f'gates_{i}')} + (({gates_slot} + done) * {batch} + first) * {s.row_bytes}",
-        f"W_x, bias, column = {at(f'W_x_{i}')}, {at(f'bias_{i}')}, 0",
+        *_projected_columns(layout, s, depth, inputs.row_bytes),
     ]
-    if layout.split == "rows":
-        products.append(multiplied(s.columns))
-    else:
-        _, _, block, blocks = share(layout, s)
-        products += [f"column, blocks = {block}, {blocks}", f"for _ in range({len(s.stage.gates)}):"]
-        products += [f"    {multiplied('blocks')}", f"    column += {s.whole}"]
-        if s.packed:
-            products += [f"column = {len(s.stage.gates) * s.whole}", f"if {at(f'packed_{i}')}:"]
-            products.append(f"    {multiplied(s.packed_columns)}")
     if layout.projects_ahead and depth:
-        lines += ["done = 0", "while done < n:", f"    rows = min({AHEAD_STEPS}, n - done) * {batch}"]
+        lines += ["done = 0", "while done < n:", f"    rows = min({AHEAD_STEPS}, n - done) * own"]
         lines += [f"    {line}" for line in products]
         lines.append(f"    done += {AHEAD_STEPS} if n < {2 * AHEAD_STEPS} else n // {AHEAD_STEPS} * {AHEAD_STEPS}")
     else:
         lines += ["done = 0", *products]
     return _kernel("project", layout, lines)
+
+
+def _projected_columns(layout: LayerLayout, s: StageLayout, depth: int, x_row: int) -> list[str]:
+    """Lines that multiply rows of x, each of `depth` elements, for all columns of `gates` or those of own units."""
+    width, gates_count = layout.width, len(s.stage.gates)
+
+    def multiplied(count: int | str) -> str:
+        """The call for so many columns from `column` on."""
+        return (
+            f"multiply(rows, {count}, {depth}, x, W_x + column * {depth * width}, {depth * width}, {width}, "
+            f"bias + column * {width}, 1, gates + column * {width}, {x_row}, {s.row_bytes}, own, "
+            f"others * {x_row}, others * {s.row_bytes})"
+        )
+
+    lines = [f"W_x, bias, column = {field(layout, f'W_x_{s.index}')}, {field(layout, f'bias_{s.index}')}, 0"]
+    if layout.split == "rows":
+        return [*lines, multiplied(s.columns)]
+    _, _, block, blocks = share(layout, s)
+    lines += [f"column, blocks = {block}, {blocks}", f"for _ in range({gates_count}):"]
+    lines += [f"    {multiplied('blocks')}", f"    column += {s.whole}"]
+    if s.packed:
+        lines += [f"column = {gates_count * s.whole}", f"if {field(layout, f'packed_{s.index}')}:"]
+        lines.append(f"    {multiplied(s.packed_columns)}")
+    return lines
 
 
 def _carry(layout: LayerLayout, row_bytes: int) -> list[str]:
@@ -187,17 +115,18 @@ def _carry(layout: LayerLayout, row_bytes: int) -> list[str]:
 def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
     """`d_inputs(f, t, slot, n)`: d_x of n steps from t = sum over stages of d_pre . W_x^T.
 
-    Threads that share rows split the columns of d_x, or the rows of all steps, whichever comes out even.
+    Threads that share rows split the columns of d_x where its groups of 4 come out even, and otherwise the rows of all
+    steps, in whole tiles.
     """
     batch, itemsize, width, threads = layout.batch, layout.itemsize, layout.width, layout.threads
     columns = d_x_row // width
     groups, at = -(-columns // 4), partial(field, layout)
-    lines = [*_own_rows(layout), f"column, count, thread = 0, {columns}, {at('thread')}"]
-    if layout.split == "units" and groups % threads == 0:
+    lines = [*_own_rows(layout), f"column, count = 0, {columns}"]
+    if layout.split == "units":
+        lines.append(f"thread = {at('thread')}")
         each = groups // threads * 4
-        lines.append(f"column, count = thread * {each}, min({each}, {columns} - thread * {each})")
-    elif layout.split == "units":
-        lines += [*shared_rows("rows", threads), "rows = last - first"]
+        even = [f"column, count = thread * {each}, min({each}, {columns} - thread * {each})"]
+        lines += even if groups % threads == 0 else part_of_rows(threads)
     lines.append(f"out = {at('d_x')} + ({'t' if by_time else 'slot'} * {batch} + first) * {d_x_row} + column * {width}")
     start = f"{at('zeros')}, 1"
     for s in (s for s in layout.stages if s.stage.takes_input):
@@ -274,5 +203,5 @@ def _kernel(
 ) -> Kernel:
     """The kernel (f, t, slot, n) of those lines, which may call `others` too, among them the kernels `uses`."""
     multiplier = multiply(layout.dtype)
-    called = {"peek": peek, "poke": poke, "copy_bytes": copy_bytes, "multiply": multiplier.call, **(others or {})}
+    called = {"peek": peek, "put": put, "copy_bytes": copy_bytes, "multiply": multiplier.call, **(others or {})}
     return kernel(function(name, "f, t, slot, n", lines), name, called, [multiplier, *uses])

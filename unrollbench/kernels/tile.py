@@ -62,10 +62,6 @@ class _Tile:
     def _times(self, stride, index):
         return self.builder.mul(stride, ir.Constant(I64, index))
 
-    def add(self, count, sums, a, w, ahead=None):
-        """The sums after `count` more steps of k; the other arguments are those of `_Part` and `_add`."""
-        return _add(self.builder, count, [_Part(self, sums, a, w)], ahead)[0]
-
     def step(self, a, a_rows, w, w_column, sums):
         """The sums after one step of k."""
         places = [self.at(w, self._times(w_column, c)) for c in range(self.columns)]
@@ -148,11 +144,11 @@ def tile(dtype: str, rows: int, columns: int):
     where a[r, k] is one element and w[c, k], start[r, c], out[r, c] are one vector each. Per k it reads rows elements
     and columns vectors and does rows * columns vector multiply-adds.
 
-    Arguments, all integers: K; the address of a, whose rows have no gaps; of w and its strides over c and k; of start,
-    and 1 if all rows share it (a bias), or 0 if it has rows as out has; of out; and of offsets. Strides and offsets are
-    in bytes. `start` may be `out`. offsets[r] are two words, where row r of a and of out lies, and there are twice as
-    many as rows: the tile asks for where the one below stores its sums, since no hardware foresees rows that lie far
-    apart.
+    Arguments, all integers: K; the address of a, whose rows are elements next to each other; of w and its strides over
+    c and k; of start, and 1 if all rows share it (a bias), or 0 if its rows lie as those of out; of out, which may be
+    start; and of offsets. Strides and offsets are in bytes. offsets[r] are two words, where row r of a and of out lies,
+    and there are twice as many as rows: the tile asks for where the one below stores its sums, since no hardware
+    foresees rows that lie far apart.
     """
     ty = vector(dtype)
     columns_at = tuple(c * ty.size * ty.lanes for c in range(columns))
@@ -163,7 +159,8 @@ def tile(dtype: str, rows: int, columns: int):
         of_out = [peek(builder, offsets, ir.Constant(I64, 16 * r + 8)) for r in range(2 * rows)]
         of_start = [builder.and_(offset, builder.sub(shared, one)) for offset in of_out[:rows]]
         emitted.ask(out, of_out[rows:], columns_at)
-        sums = emitted.add(count, emitted.load(start, of_start, columns_at), (a, of_a, a_k), (w, w_column, w_k))
+        sums = emitted.load(start, of_start, columns_at)
+        (sums,) = _add(builder, count, [_Part(emitted, sums, (a, of_a, a_k), (w, w_column, w_k))])
         emitted.store(sums, out, of_out[:rows], columns_at)
 
     return emit
@@ -223,8 +220,8 @@ def projecting_tile(dtype: str, ends: Ends, product: Product, ahead: Product, ah
 
     def emit(builder, out, a, w, *args):
         (x, w_x, bias, out_x), later_done = args[-4:], ir.Constant(I64, 0)
-        row, later, one = _Tile(builder, ty, 1, columns), _Tile(builder, ty, ahead_rows, 1), _even(1, 0)
-        sums, later_sums = row.load(out, one, ends.offsets), later.load(bias, _even(ahead_rows, 0), (0,))
+        row, later, alone = _Tile(builder, ty, 1, columns), _Tile(builder, ty, ahead_rows, 1), _even(1, 0)
+        sums, later_sums = row.load(out, alone, ends.offsets), later.load(bias, _even(ahead_rows, 0), (0,))
         for first, count in _ranges(product, args[:-4]):
             left = builder.sub(ir.Constant(I64, ahead.depth), later_done)
             both = builder.select(builder.icmp_signed("<", count, left), count, left)
@@ -236,7 +233,7 @@ def projecting_tile(dtype: str, ends: Ends, product: Product, ahead: Product, ah
             later_done = builder.add(later_done, both)
         other = _part(later, later_sums, ahead, x, w_x, width, later_done)
         (later_sums,) = _add(builder, builder.sub(ir.Constant(I64, ahead.depth), later_done), [other])
-        row.store(sums, out, one, ends.offsets)
+        row.store(sums, out, alone, ends.offsets)
         later.store(later_sums, out_x, _even(ahead_rows, ahead_row_bytes), (0,))
 
     return emit

@@ -39,7 +39,8 @@ def room(count):
     """An `Emit` for the address of so many words that last as long as the call."""
 
     def emit(builder):
-        words = cgutils.alloca_once(builder, ir.ArrayType(I64, count))
+        with builder.goto_entry_block():
+            words = builder.alloca(ir.ArrayType(I64, count))  # cgutils.alloca_once would clear it in every call
         return builder.ptrtoint(words, I64)
 
     return emit

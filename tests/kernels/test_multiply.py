@@ -1,0 +1,113 @@
+"""The product of any rows and columns: its tiles, its runs of rows, and that it writes nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.kernels.vectors import call, integers
+from unrollbench.kernels import host, multiply, pack
+from unrollbench.kernels.multiply import DEEP_PRODUCT, DEEP_ROWS, HEIGHTS, OFFSETS, ROW_TILE, WIDE_ROWS
+from unrollbench.kernels.source import define
+from unrollbench.tensors import Array
+
+CANARY = 777.0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("columns", [0, 1, 4, 6, 7])
+@pytest.mark.parametrize(
+    ("rows", "depth"),
+    [(0, 3), (1, 0), (5, 1), (6, 2), (10, 2), (13, 9), (29, 4), (WIDE_ROWS + 7, 3), (DEEP_ROWS + 1, DEEP_PRODUCT)],
+)
+def test_multiply_adds_a_product_to_its_start_and_writes_nothing_else(
+    dtype: str, rows: int, columns: int, depth: int
+) -> None:
+    rng, lanes = np.random.default_rng(0), host.lanes(dtype)
+    a, w = integers(rng, (rows, depth), dtype), integers(rng, (columns, depth, lanes), dtype)
+    start = integers(rng, (rows, (columns + 1) * lanes), dtype)
+    out: Array = np.full((rows + 1, (columns + 1) * lanes), CANARY, dtype)
+    call(
+        multiply.multiply(dtype), rows, columns, depth, a.ctypes.data, w.ctypes.data, w.strides[0], w.strides[1],
+        start.ctypes.data, 0, out.ctypes.data, a.strides[0], out.strides[0], max(1, rows), 0, 0,
+    )  # fmt: skip
+    wanted = np.full_like(out, CANARY)
+    sums = np.einsum("rk,ckl->rcl", a, w).reshape(rows, columns * lanes)
+    wanted[:rows, : columns * lanes] = start[:, : columns * lanes] + sums
+    np.testing.assert_array_equal(out, wanted)
+
+
+@pytest.mark.parametrize("rows", [5, 10, 13, 29, WIDE_ROWS + 7])
+def test_multiply_adds_to_what_it_overwrites_once(rows: int) -> None:
+    rng, lanes, columns, depth = np.random.default_rng(1), host.lanes("float32"), 5, 3
+    a, w = integers(rng, (rows, depth), "float32"), integers(rng, (columns, depth, lanes), "float32")
+    out = integers(rng, (rows, columns * lanes), "float32")
+    wanted = out + np.einsum("rk,ckl->rcl", a, w).reshape(rows, columns * lanes)
+    call(
+        multiply.multiply("float32"), rows, columns, depth, a.ctypes.data, w.ctypes.data, w.strides[0], w.strides[1],
+        out.ctypes.data, 0, out.ctypes.data, a.strides[0], out.strides[0], rows, 0, 0,
+    )  # fmt: skip
+    np.testing.assert_array_equal(out, wanted)
+
+
+def test_multiply_takes_one_starting_row_for_all_rows() -> None:
+    rng, lanes = np.random.default_rng(1), host.lanes("float32")
+    a, w = integers(rng, (14, 9), "float32"), integers(rng, (5, 9, lanes), "float32")
+    bias, out = integers(rng, (1, 5 * lanes), "float32"), pack.aligned((14, 5 * lanes), "float32")
+    call(
+        multiply.multiply("float32"), 14, 5, 9, a.ctypes.data, w.ctypes.data, w.strides[0], w.strides[1],
+        bias.ctypes.data, 1, out.ctypes.data, a.strides[0], out.strides[0], 14, 0, 0,
+    )  # fmt: skip
+    np.testing.assert_array_equal(out, bias + np.einsum("rk,ckl->rcl", a, w).reshape(14, -1))
+
+
+@pytest.mark.parametrize("columns", [1, 3, 6])
+@pytest.mark.parametrize(("steps", "own"), [(1, 7), (5, 1), (9, 2), (30, 4), (7, 13), (3, 50)])
+@pytest.mark.parametrize("adds", [False, True])
+def test_multiply_takes_a_threads_own_rows_of_several_steps(steps: int, own: int, columns: int, adds: bool) -> None:
+    rng, lanes, depth, others = np.random.default_rng(2), host.lanes("float32"), 9, 3
+    a, w = integers(rng, (steps, own + others, depth), "float32"), integers(rng, (columns, depth, lanes), "float32")
+    out = integers(rng, (steps, own + others, columns * lanes), "float32")
+    bias = integers(rng, (1, columns * lanes), "float32")
+    wanted = out.copy()
+    wanted[:, :own] = (out[:, :own] if adds else bias) + np.einsum("trk,ckl->trcl", a, w).reshape(*out.shape)[:, :own]
+    a_row, out_row = a.strides[1], out.strides[1]
+    call(
+        multiply.multiply("float32"), steps * own, columns, depth, a.ctypes.data,
+        w.ctypes.data, w.strides[0], w.strides[1], (out if adds else bias).ctypes.data, not adds,
+        out.ctypes.data, a_row, out_row, own, others * a_row, others * out_row,
+    )  # fmt: skip
+    np.testing.assert_array_equal(out, wanted)
+
+
+@given(st.integers(1, 400), st.integers(1, 9), st.integers(1, 50), st.sampled_from([7, DEEP_PRODUCT]))
+def test_every_row_has_its_offsets_and_as_many_rows_as_can_be_share_a_tile(
+    rows: int, columns: int, run: int, depth: int
+) -> None:
+    words: dict[int, int] = {}
+    taken: list[tuple[int, int, int, int]] = []  # rows, columns, the first column's address, of the offsets
+
+    def tile(height: int, width: int) -> object:
+        def note(count: int, a: int, w: int, w_column: int, w_k: int, s: int, shared: int, o: int, at: int) -> None:
+            assert s == o + 10**6
+            lies = [(words[at + 16 * r], words[at + 16 * r + 8]) for r in range(2 * height)]
+            taken.extend((height, width, w + c, of_a) for c in range(width) for of_a, _ in lies[:height])
+            assert [of_out for _, of_out in lies] == [of_a // 10 * 7 for of_a, _ in lies]
+
+        return note
+
+    called = {f"tile_{height}x{width}": tile(height, width) for width in HEIGHTS for height in (1, *HEIGHTS[width])}
+    program = define(multiply.text(0), "multiply", {**called, "put": words.__setitem__, "room": lambda: 0})
+    a_row, a_gap, out_row, out_gap = 10, 1000, 7, 700
+    program(rows, columns, depth, 0, 0, 1, 0, 10**6, 0, 0, a_row, out_row, run, a_gap, out_gap)
+    lies = [row * a_row + row // run * a_gap for row in range(rows)]
+    cells = [(column, of_a) for _, _, column, of_a in taken]
+    assert set(cells) == {(column, of_a) for column in range(columns) for of_a in lies}
+    assert max(words) < 8 * OFFSETS
+    wide = [height for height, width, *_ in taken if width == 4]
+    if rows >= 8:
+        assert 1 not in wide
+        assert len(wide) == rows * (columns // 4 * 4)  # none is computed twice
+    assert {height for height, width, *_ in taken if width < 4} <= {1, ROW_TILE}
