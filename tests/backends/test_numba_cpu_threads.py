@@ -32,6 +32,10 @@ from unrollbench.tensors import draw
         pytest.param("gru", {"batch_size": 3, "num_units": 35, "num_layers": 2}, "units", id="units, two layers"),
         pytest.param("lstm with everything", {"batch_size": 3, "num_units": 40}, "units", id="units"),
         pytest.param("lstm", {"batch_size": 1, "num_units": 20}, "units", id="units, some packed"),
+        pytest.param(
+            "lstm", {"batch_size": 3, "num_units": 130, "input_size": 100}, "units", id="units, and uneven inputs"
+        ),
+        pytest.param("gru", {"batch_size": 3, "num_units": 144, "input_size": 70}, "units", id="units, uneven blocks"),
         pytest.param("lstm", {"batch_size": 5, "num_units": 20}, "rows", id="rows, since weights are small"),
         pytest.param("gru", {"batch_size": 1, "num_units": 1, "threads": 3}, "units", id="more threads than blocks"),
         pytest.param("lstm", {"batch_size": 5, "threads": 3, "swap_memory": True}, "units", id="units, swapping"),

@@ -95,6 +95,7 @@ for axes in (
     {"cell": "lstm", "cell_options": wide, "num_units": 210, "mode": "forward", "execution": "stepwise", "threads": 2},
     {"cell": "lstm", "batch_size": 1, "input_size": 50, "num_units": 100, "sequence_length": 53, "execution": "static"},
     {"cell": "lstm", "batch_size": 9, "num_units": 19, "threads": 2},
+    {"cell": "lstm", "batch_size": 3, "num_units": 130, "input_size": 100, "threads": 2},
     {"cell": "lstm", "batch_size": 1, "input_size": 50, "num_units": 200, "sequence_length": 53, "threads": 2,
      "execution": "static"},
 ):

@@ -230,6 +230,18 @@ def test_threads_with_rows_of_their_own_wait_only_before_a_layers_weight_gradien
     assert all(line.startswith("barrier(") for line in before)
 
 
+@pytest.mark.parametrize("execution", ["static", "dynamic"])
+def test_threads_that_share_rows_wait_around_every_product_of_a_windows_rows(execution: str) -> None:
+    found = texts(schedule(execution, num_layers=3, max_time=4), threads=2, batch=3)
+    forward, backward = ([line.strip() for line in ast.unparse(tree).splitlines()] for tree in found.values())
+    projects = [index for index, line in enumerate(forward) if line.startswith("project_")]
+    assert len(projects) == 3
+    assert all(forward[at].startswith("barrier(") for index in projects for at in (index - 1, index + 1))
+    called = [line.partition("_")[0] for line in backward if line.startswith(("barrier(", "back_step_", "d_inputs_"))]
+    order = [name.partition("(")[0] for name, before in zip(called, ["", *called], strict=False) if name != before]
+    assert order == ["barrier", "back", "barrier", "d"] * 3
+
+
 def test_threads_with_rows_of_their_own_wait_before_a_windows_activations_leave_memory() -> None:
     planned = schedule("dynamic", num_layers=3, max_time=1, parallel_iterations=4)
     found = texts(planned, threads=2, batch=16, swaps=True)

@@ -32,36 +32,49 @@ def part_of_rows(threads: int) -> list[str]:
     ]
 
 
-def _own_rows(layout: LayerLayout) -> list[str]:
-    """Lines that say which rows of n steps this thread takes: of each step `own` from `first` on, but not `others`."""
+def _part(layout: LayerLayout, columns: int, *, few_rows: bool = False) -> list[str]:
+    """Lines that say which part of a product over n steps this thread takes.
+
+    That is `rows` rows, of each step `own` from `first` on but not `others`, and `count` columns from `column` on.
+    Threads that share rows split the columns where these come out even in groups of 4 or rows are few, and otherwise
+    the rows of all steps, in whole tiles.
+    """
     first, own, *_ = share(layout, layout.stages[0])
-    return [f"first, own = {first}, {own}", f"rows, others = n * own, {layout.batch} - own"]
+    threads, groups = layout.threads, -(-columns // 4)
+    lines = [f"first, own = {first}, {own}", f"rows, others = n * own, {layout.batch} - own"]
+    lines.append(f"column, count, thread = 0, {columns}, {field(layout, 'thread')}")
+    if layout.split == "rows":
+        return lines
+    if groups % threads and not few_rows:
+        return lines + part_of_rows(threads)
+    end = f"min({columns}, {groups} * (thread + 1) // {threads} * 4)"
+    return [*lines, f"column = {groups} * thread // {threads} * 4", f"count = {end} - column"]
 
 
 @cache
 def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     """`project(f, t, slot, n)`: gate buffers of n steps from t = x . W_x + bias, or the bias alone without an input.
 
-    A thread does that for the rows and units that are its own in the steps. Where these project ahead, only the first
-    AHEAD_STEPS of the n and those that are left beside whole AHEAD_STEPS.
+    Where steps project ahead, only the first AHEAD_STEPS of the n and those that are left beside whole AHEAD_STEPS.
 
     The first stage's also carries h from one window to the next, where an array has only a window's slots: the state
     after the last window becomes slot 0.
     """
-    i, batch, h = s.index, layout.batch, layout.arrays["h"]
+    i, batch, width, h = s.index, layout.batch, layout.width, layout.arrays["h"]
     depth = layout.spec.input_size if s.stage.takes_input else 0
     x_slot, gates_slot = ("t" if slots == "time" else "slot" for slots in (inputs.slots, s.gate_slots))
     at = partial(field, layout)
-    lines = _own_rows(layout)
+    lines = _part(layout, s.columns, few_rows=layout.projects_ahead)
     if i == 0 and h.slots == "window":
         lines += _carry(layout, h.row_bytes)
     if i == 0 and (h.slots == "window" or layout.projects_ahead):
         lines.append(f"put(f + {layout.fields['window']}, n)")
-
     products = [
         f"x = {at('x')} + (({x_slot} + done) * {batch} + first) * {inputs.row_bytes}",
-        f"gates = {at(f'gates_{i}')} + (({gates_slot} + done) * {batch} + first) * {s.row_bytes}",
-        *_projected_columns(layout, s, depth, inputs.row_bytes),
+        f"gates = {at(f'gates_{i}')} + (({gates_slot} + done) * {batch} + first) * {s.row_bytes} + column * {width}",
+        f"W_x, bias = {at(f'W_x_{i}')} + column * {depth * width}, {at(f'bias_{i}')} + column * {width}",
+        f"multiply(rows, count, {depth}, x, W_x, {depth * width}, {width}, bias, 1, gates, {inputs.row_bytes}, "
+        f"{s.row_bytes}, own, others * {inputs.row_bytes}, others * {s.row_bytes})",
     ]
     if layout.projects_ahead and depth:
         lines += ["done = 0", "while done < n:", f"    rows = min({AHEAD_STEPS}, n - done) * own"]
@@ -70,30 +83,6 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     else:
         lines += ["done = 0", *products]
     return _kernel("project", layout, lines)
-
-
-def _projected_columns(layout: LayerLayout, s: StageLayout, depth: int, x_row: int) -> list[str]:
-    """Lines that multiply rows of x, each of `depth` elements, for all columns of `gates` or those of own units."""
-    width, gates_count = layout.width, len(s.stage.gates)
-
-    def multiplied(count: int | str) -> str:
-        """The call for so many columns from `column` on."""
-        return (
-            f"multiply(rows, {count}, {depth}, x, W_x + column * {depth * width}, {depth * width}, {width}, "
-            f"bias + column * {width}, 1, gates + column * {width}, {x_row}, {s.row_bytes}, own, "
-            f"others * {x_row}, others * {s.row_bytes})"
-        )
-
-    lines = [f"W_x, bias, column = {field(layout, f'W_x_{s.index}')}, {field(layout, f'bias_{s.index}')}, 0"]
-    if layout.split == "rows":
-        return [*lines, multiplied(s.columns)]
-    _, _, block, blocks = share(layout, s)
-    lines += [f"column, blocks = {block}, {blocks}", f"for _ in range({gates_count}):"]
-    lines += [f"    {multiplied('blocks')}", f"    column += {s.whole}"]
-    if s.packed:
-        lines += [f"column = {gates_count * s.whole}", f"if {field(layout, f'packed_{s.index}')}:"]
-        lines.append(f"    {multiplied(s.packed_columns)}")
-    return lines
 
 
 def _carry(layout: LayerLayout, row_bytes: int) -> list[str]:
@@ -113,20 +102,9 @@ def _carry(layout: LayerLayout, row_bytes: int) -> list[str]:
 
 @cache
 def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
-    """`d_inputs(f, t, slot, n)`: d_x of n steps from t = sum over stages of d_pre . W_x^T.
-
-    Threads that share rows split the columns of d_x where its groups of 4 come out even, and otherwise the rows of all
-    steps, in whole tiles.
-    """
-    batch, itemsize, width, threads = layout.batch, layout.itemsize, layout.width, layout.threads
-    columns = d_x_row // width
-    groups, at = -(-columns // 4), partial(field, layout)
-    lines = [*_own_rows(layout), f"column, count = 0, {columns}"]
-    if layout.split == "units":
-        lines.append(f"thread = {at('thread')}")
-        each = groups // threads * 4
-        even = [f"column, count = thread * {each}, min({each}, {columns} - thread * {each})"]
-        lines += even if groups % threads == 0 else part_of_rows(threads)
+    """`d_inputs(f, t, slot, n)`: d_x of n steps from t = sum over stages of d_pre . W_x^T."""
+    batch, itemsize, width, at = layout.batch, layout.itemsize, layout.width, partial(field, layout)
+    lines = _part(layout, d_x_row // width)
     lines.append(f"out = {at('d_x')} + ({'t' if by_time else 'slot'} * {batch} + first) * {d_x_row} + column * {width}")
     start = f"{at('zeros')}, 1"
     for s in (s for s in layout.stages if s.stage.takes_input):
