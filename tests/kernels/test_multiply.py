@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.kernels.vectors import call, integers
 from unrollbench.kernels import host, multiply, pack
-from unrollbench.kernels.multiply import DEEP_PRODUCT, DEEP_ROWS, HEIGHTS, OFFSETS, ROW_TILE, WIDE_ROWS
+from unrollbench.kernels.multiply import BLOCK_ROWS, HEIGHTS, OFFSETS, ROW_TILE
 from unrollbench.kernels.source import define
 from unrollbench.tensors import Array
 
@@ -20,7 +20,7 @@ CANARY = 777.0
 @pytest.mark.parametrize("columns", [0, 1, 4, 6, 7])
 @pytest.mark.parametrize(
     ("rows", "depth"),
-    [(0, 3), (1, 0), (5, 1), (6, 2), (10, 2), (13, 9), (29, 4), (WIDE_ROWS + 7, 3), (DEEP_ROWS + 1, DEEP_PRODUCT)],
+    [(0, 3), (1, 0), (5, 1), (6, 2), (10, 2), (13, 9), (29, 4), (BLOCK_ROWS + 7, 3), (BLOCK_ROWS + 1, 1024)],
 )
 def test_multiply_adds_a_product_to_its_start_and_writes_nothing_else(
     dtype: str, rows: int, columns: int, depth: int
@@ -39,7 +39,7 @@ def test_multiply_adds_a_product_to_its_start_and_writes_nothing_else(
     np.testing.assert_array_equal(out, wanted)
 
 
-@pytest.mark.parametrize("rows", [5, 10, 13, 29, WIDE_ROWS + 7])
+@pytest.mark.parametrize("rows", [5, 10, 13, 29, BLOCK_ROWS + 7])
 def test_multiply_adds_to_what_it_overwrites_once(rows: int) -> None:
     rng, lanes, columns, depth = np.random.default_rng(1), host.lanes("float32"), 5, 3
     a, w = integers(rng, (rows, depth), "float32"), integers(rng, (columns, depth, lanes), "float32")
@@ -82,10 +82,8 @@ def test_multiply_takes_a_threads_own_rows_of_several_steps(steps: int, own: int
     np.testing.assert_array_equal(out, wanted)
 
 
-@given(st.integers(1, 400), st.integers(1, 9), st.integers(1, 50), st.sampled_from([7, DEEP_PRODUCT]))
-def test_every_row_has_its_offsets_and_as_many_rows_as_can_be_share_a_tile(
-    rows: int, columns: int, run: int, depth: int
-) -> None:
+@given(st.integers(1, 400), st.integers(1, 9), st.integers(1, 50))
+def test_every_row_has_its_offsets_and_as_many_rows_as_can_be_share_a_tile(rows: int, columns: int, run: int) -> None:
     words: dict[int, int] = {}
     taken: list[tuple[int, int, int, int]] = []  # rows, columns, the first column's address, of the offsets
 
@@ -101,7 +99,7 @@ def test_every_row_has_its_offsets_and_as_many_rows_as_can_be_share_a_tile(
     called = {f"tile_{height}x{width}": tile(height, width) for width in HEIGHTS for height in (1, *HEIGHTS[width])}
     program = define(multiply.text(0), "multiply", {**called, "put": words.__setitem__, "room": lambda: 0})
     a_row, a_gap, out_row, out_gap = 10, 1000, 7, 700
-    program(rows, columns, depth, 0, 0, 1, 0, 10**6, 0, 0, a_row, out_row, run, a_gap, out_gap)
+    program(rows, columns, 5, 0, 0, 1, 0, 10**6, 0, 0, a_row, out_row, run, a_gap, out_gap)
     lies = [row * a_row + row // run * a_gap for row in range(rows)]
     cells = [(column, of_a) for _, _, column, of_a in taken]
     assert set(cells) == {(column, of_a) for column in range(columns) for of_a in lies}

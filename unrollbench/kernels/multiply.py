@@ -15,10 +15,9 @@ from unrollbench.kernels.words import put, room
 ROW_TILE, LEAST_ROWS = 6, 4
 """Rows of a register tile: 6 rows x 4 columns, 4 weights and a broadcast fill the 32 registers of AVX-512 and NEON.
 With 4 rows it reads half as many weights and numbers as it does multiply-adds."""
-WIDE_ROWS, DEEP_ROWS, DEEP_PRODUCT = 96, 48, 1024
-"""Rows that are taken through all columns before the next ones, so that they stay in the second-level cache: fewer
-where each is long (DEEP_PRODUCT elements and more)."""
-OFFSETS = 2 * (WIDE_ROWS + ROW_TILE)
+BLOCK_ROWS = 96
+"""Rows that are taken through all columns before the next ones, so that they stay in the second-level cache."""
+OFFSETS = 2 * (BLOCK_ROWS + ROW_TILE)
 """Words that say where the rows of a block lie."""
 HEIGHTS = {4: tuple(range(ROW_TILE, LEAST_ROWS - 1, -1)), 2: (ROW_TILE,), 1: (ROW_TILE,)}
 """Columns of a tile -> the numbers of rows that it may have, beside one."""
@@ -61,8 +60,7 @@ def text(width: int) -> str:
     arguments = "rows, columns, count, a, w, w_column, w_k, start, shared, out, a_row, out_row, run, a_gap, out_gap"
     return f"""
 def multiply({arguments}):
-    most = {WIDE_ROWS} if count < {DEEP_PRODUCT} else {DEEP_ROWS}
-    blocks = (rows + most - 1) // most
+    blocks = (rows + {BLOCK_ROWS - 1}) // {BLOCK_ROWS}
     offsets = room()
     for block in range(blocks):
         first, last, column = rows * block // blocks, rows * (block + 1) // blocks, 0
