@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kernels.vectors import call, integers
+from tests.kernels.vectors import call, drawn
 from unrollbench.kernels import host, multiply, pack
 from unrollbench.kernels.multiply import BLOCK_ROWS, HEIGHTS, OFFSETS, ROW_TILE
 from unrollbench.kernels.source import define
@@ -26,8 +26,8 @@ def test_multiply_adds_a_product_to_its_start_and_writes_nothing_else(
     dtype: str, rows: int, columns: int, depth: int
 ) -> None:
     rng, lanes = np.random.default_rng(0), host.lanes(dtype)
-    a, w = integers(rng, (rows, depth), dtype), integers(rng, (columns, depth, lanes), dtype)
-    start = integers(rng, (rows, (columns + 1) * lanes), dtype)
+    a, w = drawn(rng, (rows, depth), dtype), drawn(rng, (columns, depth, lanes), dtype)
+    start = drawn(rng, (rows, (columns + 1) * lanes), dtype)
     out: Array = np.full((rows + 1, (columns + 1) * lanes), CANARY, dtype)
     call(
         multiply.multiply(dtype), rows, columns, depth, a.ctypes.data, w.ctypes.data, w.strides[0], w.strides[1],
@@ -42,8 +42,8 @@ def test_multiply_adds_a_product_to_its_start_and_writes_nothing_else(
 @pytest.mark.parametrize("rows", [5, 10, 13, 29, BLOCK_ROWS + 7])
 def test_multiply_adds_to_what_it_overwrites_once(rows: int) -> None:
     rng, lanes, columns, depth = np.random.default_rng(1), host.lanes("float32"), 5, 3
-    a, w = integers(rng, (rows, depth), "float32"), integers(rng, (columns, depth, lanes), "float32")
-    out = integers(rng, (rows, columns * lanes), "float32")
+    a, w = drawn(rng, (rows, depth), "float32"), drawn(rng, (columns, depth, lanes), "float32")
+    out = drawn(rng, (rows, columns * lanes), "float32")
     wanted = out + np.einsum("rk,ckl->rcl", a, w).reshape(rows, columns * lanes)
     call(
         multiply.multiply("float32"), rows, columns, depth, a.ctypes.data, w.ctypes.data, w.strides[0], w.strides[1],
@@ -54,8 +54,8 @@ def test_multiply_adds_to_what_it_overwrites_once(rows: int) -> None:
 
 def test_multiply_takes_one_starting_row_for_all_rows() -> None:
     rng, lanes = np.random.default_rng(1), host.lanes("float32")
-    a, w = integers(rng, (14, 9), "float32"), integers(rng, (5, 9, lanes), "float32")
-    bias, out = integers(rng, (1, 5 * lanes), "float32"), pack.aligned((14, 5 * lanes), "float32")
+    a, w = drawn(rng, (14, 9), "float32"), drawn(rng, (5, 9, lanes), "float32")
+    bias, out = drawn(rng, (1, 5 * lanes), "float32"), pack.aligned((14, 5 * lanes), "float32")
     call(
         multiply.multiply("float32"), 14, 5, 9, a.ctypes.data, w.ctypes.data, w.strides[0], w.strides[1],
         bias.ctypes.data, 1, out.ctypes.data, a.strides[0], out.strides[0], 14, 0, 0,
@@ -68,9 +68,9 @@ def test_multiply_takes_one_starting_row_for_all_rows() -> None:
 @pytest.mark.parametrize("adds", [False, True])
 def test_multiply_takes_a_threads_own_rows_of_several_steps(steps: int, own: int, columns: int, adds: bool) -> None:
     rng, lanes, depth, others = np.random.default_rng(2), host.lanes("float32"), 9, 3
-    a, w = integers(rng, (steps, own + others, depth), "float32"), integers(rng, (columns, depth, lanes), "float32")
-    out = integers(rng, (steps, own + others, columns * lanes), "float32")
-    bias = integers(rng, (1, columns * lanes), "float32")
+    a, w = drawn(rng, (steps, own + others, depth), "float32"), drawn(rng, (columns, depth, lanes), "float32")
+    out = drawn(rng, (steps, own + others, columns * lanes), "float32")
+    bias = drawn(rng, (1, columns * lanes), "float32")
     wanted = out.copy()
     wanted[:, :own] = (out[:, :own] if adds else bias) + np.einsum("trk,ckl->trcl", a, w).reshape(*out.shape)[:, :own]
     a_row, out_row = a.strides[1], out.strides[1]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.adversarial import SMALL
 from tests.backends.numba_programs import check, program_of, run
-from tests.kernels.vectors import call, integers
+from tests.kernels.vectors import call, drawn
 from unrollbench.backends.numba_cpu import NetworkProgram
 from unrollbench.case import Case
 from unrollbench.kernels import layout, products
@@ -65,7 +65,7 @@ def test_weight_gradients_are_the_references_however_few_panels_are_packed_at_on
 @pytest.mark.parametrize(("rows", "columns"), [(0, 5), (1, 1), (3, 40), (16, 16), (37, 8), (128, 33), (40, 0)])
 def test_a_transpose_is_numpys_and_writes_nothing_else(dtype: str, rows: int, columns: int) -> None:
     rng = np.random.default_rng(6)
-    origin = integers(rng, (rows, columns + 3), dtype)
+    origin = drawn(rng, (rows, columns + 3), dtype)
     target: Array = np.full((columns + 1, rows + 2), CANARY, dtype)
     call(transpose(dtype), rows, columns, origin.ctypes.data, origin.strides[0], target.ctypes.data, target.strides[0])
     np.testing.assert_array_equal(target[:columns, :rows], origin[:, :columns].T)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.kernels.vectors import call
+from tests.kernels.vectors import call, drawn
 from unrollbench.kernels import host, pack
 from unrollbench.kernels import tile as tiles
 from unrollbench.kernels.build import Kernel
@@ -19,13 +19,6 @@ TILES: Any = tiles  # untyped, as what writes LLVM's instructions is
 def tile_kernel(dtype: str, rows: int, columns: int) -> Kernel:
     """A kernel with the arguments of `tile.tile`."""
     return Kernel("run", TILES.tile(dtype, rows, columns), 9)
-
-
-def drawn(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
-    """Small integers, whose products and sums every float type holds exactly."""
-    array = pack.aligned(shape, dtype)
-    array[...] = rng.integers(-4, 5, shape)
-    return array
 
 
 def run_tile(

@@ -22,7 +22,7 @@ def call(called: Kernel, *arguments: int) -> None:
     ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(arguments))(called.address)(*arguments)
 
 
-def integers(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
+def drawn(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
     """Small integers, whose products and sums every float type holds exactly."""
     return rng.integers(-4, 5, shape).astype(dtype)
 

@@ -32,6 +32,11 @@ def part_of_rows(threads: int) -> list[str]:
     ]
 
 
+def _part_of_groups(groups: int, threads: int) -> str:
+    """A line that says which groups of 4 columns a thread takes: those from `first_group` up to `last_group`."""
+    return f"first_group, last_group = {groups} * thread // {threads}, {groups} * (thread + 1) // {threads}"
+
+
 def _part(layout: LayerLayout, columns: int, *, few_rows: bool = False) -> list[str]:
     """Lines that say which part of a product over n steps this thread takes.
 
@@ -40,15 +45,16 @@ def _part(layout: LayerLayout, columns: int, *, few_rows: bool = False) -> list[
     the rows of all steps, in whole tiles.
     """
     first, own, *_ = share(layout, layout.stages[0])
-    threads, groups = layout.threads, -(-columns // 4)
     lines = [f"first, own = {first}, {own}", f"rows, others = n * own, {layout.batch} - own"]
-    lines.append(f"column, count, thread = 0, {columns}, {field(layout, 'thread')}")
+    lines.append(f"column, count = 0, {columns}")
     if layout.split == "rows":
         return lines
+    threads, groups = layout.threads, -(-columns // 4)
+    lines.append(f"thread = {field(layout, 'thread')}")
     if groups % threads and not few_rows:
         return lines + part_of_rows(threads)
-    end = f"min({columns}, {groups} * (thread + 1) // {threads} * 4)"
-    return [*lines, f"column = {groups} * thread // {threads} * 4", f"count = {end} - column"]
+    lines += [_part_of_groups(groups, threads), "column = first_group * 4"]
+    return [*lines, f"count = min({columns}, last_group * 4) - column"]
 
 
 @cache
@@ -129,7 +135,7 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
     """
     i, batch, itemsize, width = s.index, layout.batch, layout.itemsize, layout.width
     operand_row = layout.arrays[s.stage.operand].row_bytes
-    groups, panel_row, panel_bytes = (s.columns + 3) // 4, 4 * width, PANEL_ROWS * 4 * width
+    panel_row, panel_bytes = 4 * width, PANEL_ROWS * 4 * width
     at = partial(field, layout)
     inputs = layout.spec.input_size if s.stage.takes_input else 0
     depth_bytes, rows = PANEL_ROWS * itemsize, layout.kernel_rows(s) + (s.stage.bias is not None)
@@ -139,7 +145,7 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
         f"gates = {at(f'gates_{i}')} + t * {batch * s.row_bytes}",
         f"x, operand = {at('x')} + t * {batch * x_row}, {at(s.stage.operand)} + t * {batch * operand_row}",
         f"copy_bytes(packed + {layout.kernel_rows(s) * depth_bytes}, {at('ones')}, {depth_bytes})",
-        f"first_group, last_group = {groups} * thread // {layout.threads}, {groups} * (thread + 1) // {layout.threads}",
+        _part_of_groups(-(-s.columns // 4), layout.threads),
         "if first_group == last_group:",
         "    return",
         f"for first in range(0, rows, {PANEL_ROWS}):",
