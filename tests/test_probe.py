@@ -12,7 +12,7 @@ from tests.measure.fake_nvml import BUS_ID, FakeNvml
 from unrollbench import backends, probe
 from unrollbench.case import Case
 from unrollbench.errors import BackendUnavailable, UnrollbenchError
-from unrollbench.kernels import ceilings
+from unrollbench.kernels import ceilings, host
 from unrollbench.measure.affinity import chosen_cpus, usable_cpus
 from unrollbench.measure.gpu import Nvml
 from unrollbench.measure.gpu_clocks import ClockWatch
@@ -47,6 +47,7 @@ def test_ceilings_are_those_that_were_asked_for() -> None:
     found = probe.ceilings([Wanted(1, "float32", (16384, 65536)), Wanted(1, "float64", ())], try_s=0.0)
     assert [(c.name, c.dtype, c.working_set_bytes) for c in found] == [
         ("multiply-add", "float32", None),
+        *([("matrix unit", "float32", None)] if host.matrix_unit() else []),
         ("read", "float32", 16384),
         ("read", "float32", 65536),
         ("multiply-add", "float64", None),

@@ -9,7 +9,7 @@ import pytest
 
 from unrollbench.case import Case, CellOptions
 from unrollbench.records import Ceiling
-from unrollbench.roofline import MULTIPLY_ADD, READ, SMALLEST_BYTES, Wanted, attained, wanted
+from unrollbench.roofline import MATRIX_UNIT, MULTIPLY_ADD, READ, SMALLEST_BYTES, Wanted, attained, wanted
 
 H, T = 256, 100
 ONE_ROW = Case(sequence_length=T, batch_size=1, input_size=H, num_units=H)
@@ -45,6 +45,21 @@ def test_many_rows_are_bound_by_their_products() -> None:
     assert found.ceiling_share == pytest.approx(0.8)
     assert found.gflops_per_s == pytest.approx(160.0)
     assert found.ceiling_gflops_per_s == 200.0
+
+
+def test_products_are_held_against_a_matrix_unit_where_that_is_faster() -> None:
+    def with_unit(gflops_per_s: float, dtype: str = "float32") -> list[Ceiling]:
+        return [*ceilings(MANY_ROWS), Ceiling(MATRIX_UNIT, dtype, 1, gflops_per_s, "GFLOP/s")]
+
+    run_s = MANY_ROWS.flops / 150e9
+    faster = attained(MANY_ROWS, run_s, with_unit(600.0))
+    assert (faster.ceiling, faster.ceiling_gflops_per_s) == (MATRIX_UNIT, 600.0)
+    assert faster.ceiling_share == pytest.approx(0.25)
+    for others in (with_unit(100.0), with_unit(600.0, "float64")):
+        found = attained(MANY_ROWS, run_s, others)
+        assert (found.ceiling, found.ceiling_gflops_per_s) == (MULTIPLY_ADD, 200.0)
+    disturbed = [replace(c, processor_share=0.5) if c.name == MULTIPLY_ADD else c for c in with_unit(600.0)]
+    assert attained(MANY_ROWS, run_s, disturbed).ceiling_share is None
 
 
 def test_training_counts_three_times_the_flops_and_reads_the_weights_there_and_back() -> None:

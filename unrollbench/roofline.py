@@ -1,12 +1,14 @@
 """What a machine's ceilings allow a case: the least time for its products, and for reading its recurrent weights.
 
     multiply-add   the flops of all matrix products at the peak of multiply-adds in registers
+    matrix unit    the same at the peak of a processor's matrix unit, where it has one and that is higher: in float32,
+                   which our kernels cut into parts for it (`kernels/matrix.py`)
     read           the recurrent weights once per step (training: once more backwards), at the bandwidth of reading as
                    many bytes again and again: a step needs the state of the one before, so no two share a reading
 
-The larger of the two times binds. Both are on the generous side, so that a share is rather too low than too high:
-products reach the peak only with nothing beside them, input weights and activations are read for nothing, and each
-thread reads its own part of the weights only, each layer by itself.
+The larger of the times binds: of the first two kinds there is only the faster one. Both are on the generous side, so
+that a share is rather too low than too high: products reach the peak only with nothing beside them, input weights and
+activations are read for nothing, and each thread reads its own part of the weights only, each layer by itself.
 
 On a GPU the whole device does both. The peak is not that of its tensor cores, so there is no share where products may
 be theirs. Weights lie in shared memory, if they fit into that of all multiprocessors together, or in global memory: a
@@ -23,7 +25,7 @@ from typing import Literal
 from unrollbench.case import Case
 from unrollbench.records import Ceiling, Measurement, Run
 
-MULTIPLY_ADD, READ = "multiply-add", "read"
+MULTIPLY_ADD, MATRIX_UNIT, READ = "multiply-add", "matrix unit", "read"
 """Names of ceilings."""
 UNDISTURBED_SHARE = 0.95
 """A ceiling whose threads had less of their processors than this is no ceiling; clocks and interrupts take a little."""
@@ -96,8 +98,8 @@ def attained(
         return replace(rates, reason=beyond)
     if peak is None or per_s is None:
         return replace(rates, reason=(why_none or {}).get(case.device) or _missing(case, ceilings))
-    name, least_s = max((MULTIPLY_ADD, gflop / peak), (READ, gb / per_s), key=lambda bound: bound[1])
-    known = replace(rates, ceiling_gflops_per_s=peak, ceiling_recurrent_weights_gb_per_s=per_s, ceiling=name)
+    name, least_s = max((peak.name, gflop / peak.value), (READ, gb / per_s), key=lambda bound: bound[1])
+    known = replace(rates, ceiling_gflops_per_s=peak.value, ceiling_recurrent_weights_gb_per_s=per_s, ceiling=name)
     if least_s > run_s:
         reason = f"the run was {least_s / run_s:.2f} times as fast as the ceiling, so that was measured too low"
         in_registers = (
@@ -165,8 +167,12 @@ def _beyond(case: Case) -> str | None:
     return "tensor cores may make a library's products in float64, beyond the peak that is measured here"
 
 
-def _peak(case: Case, ceilings: Sequence[Ceiling]) -> float | None:
-    return next((c.value for c in _of(case, ceilings) if c.name == MULTIPLY_ADD), None)
+def _peak(case: Case, ceilings: Sequence[Ceiling]) -> Ceiling | None:
+    """The ceiling of products: of whatever makes them fastest, once multiply-adds are known."""
+    found = {c.name: c for c in _of(case, ceilings)}
+    if MULTIPLY_ADD not in found:
+        return None
+    return max((found[name] for name in (MULTIPLY_ADD, MATRIX_UNIT) if name in found), key=lambda c: c.value)
 
 
 def _bandwidth(case: Case, ceilings: Sequence[Ceiling]) -> float | None:

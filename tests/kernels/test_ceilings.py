@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from unrollbench.kernels import ceilings
+from unrollbench.kernels import ceilings, host, matrix
 from unrollbench.kernels.threads import Team
 
 
@@ -22,6 +22,7 @@ def test_arithmetic_comes_first_and_then_a_bandwidth_for_each_working_set() -> N
     found = list(ceilings.measure(1))
     assert [(c.name, c.unit, c.working_set_bytes) for c in found] == [
         ("multiply-add", "GFLOP/s", None),
+        *([("matrix unit", "GFLOP/s", None)] if host.matrix_unit() else []),
         ("read", "GB/s", 16 * ceilings.KIBI),
         ("read", "GB/s", 64 * ceilings.KIBI),
     ]
@@ -49,6 +50,13 @@ def test_the_best_try_is_one_that_had_its_processor_if_any_had(
     monkeypatch.setattr(ceilings, "TRIES", 3)
     with closing(Team(1)) as team:
         assert ceilings._best(team, kernel, [(0, 0, 1)], 0.0) == ceilings._Try(*best)
+
+
+def test_a_matrix_units_peak_is_that_of_all_products_of_parts() -> None:
+    """Six products of parts for each of four tiles of sums, where there is a unit to compile it for."""
+    if host.matrix_unit():
+        products = [line for line in matrix.peak().listing.splitlines() if "tdpbf16ps" in line]
+        assert len(products) == 6 * 4
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

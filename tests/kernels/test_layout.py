@@ -103,7 +103,7 @@ def test_gates_are_not_packed_where_that_saves_nothing_or_a_later_stage_reads_th
     st.sampled_from(["float32", "float64"]),
 )
 def test_tiles_fit_into_the_registers(cell: str, batch: int, units: int, threads: int, dtype: str) -> None:
-    layout = bottom(stack(cell, units=units, batch=batch, threads=threads, dtype=dtype))
+    layout = replace(bottom(stack(cell, units=units, batch=batch, threads=threads, dtype=dtype)), on_matrix_unit=False)
     registers = host.vector_unit().registers
     for stage in layout.stages:
         gates = len(stage.stage.gates)

@@ -98,6 +98,9 @@ for axes in (
     {"cell": "lstm", "batch_size": 3, "num_units": 130, "input_size": 100, "threads": 2},
     {"cell": "lstm", "batch_size": 1, "input_size": 50, "num_units": 200, "sequence_length": 53, "threads": 2,
      "execution": "static"},
+    {"cell": "lstm", "batch_size": 45, "num_units": 61, "input_size": 37, "num_layers": 2},
+    {"cell": "gru", "batch_size": 30, "num_units": 32, "threads": 2, "parallel_iterations": 1},
+    {"cell": "lstm", "batch_size": 16, "num_units": 63, "mode": "forward", "parallel_iterations": 1},
 ):
     case = Case(**{**SMALL, **axes})
     tensors = draw(case)

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unrollbench import cells
-from unrollbench.kernels import pack, swap
+from unrollbench.kernels import matrix, pack, swap
 from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.network import Network
-from unrollbench.kernels.products import PANEL_ROWS
+from unrollbench.kernels.products import PANEL_ROWS, panel_bytes
 from unrollbench.kernels.threads import ARRIVAL_BYTES
 from unrollbench.tensors import Array, State, Weights
 
@@ -46,12 +46,11 @@ class Buffers:
         widest = max(widest, max(layout.padded(layout.spec.input_size) * layout.itemsize for layout in network.layouts))
         self._zeros = pack.aligned((widest // network.layouts[0].itemsize,), spec.dtype)
         self._ones = np.ones(PANEL_ROWS, spec.dtype)
-        panel = PANEL_ROWS * max(
-            layout.panels(s) * 4 * layout.lanes + layout.kernel_rows(s) + 1
-            for layout in network.layouts
-            for s in layout.stages
-        )
-        self._panel = pack.aligned((spec.threads, panel if spec.train else 0), spec.dtype)
+        itemsize = network.layouts[0].itemsize
+        panel = max(panel_bytes(layout, s) for layout in network.layouts for s in layout.stages) if spec.train else 0
+        self._panel = pack.aligned((spec.threads, panel // itemsize), spec.dtype)
+        room = max(_room_bytes(layout) for layout in network.layouts)
+        self._room = pack.aligned((spec.threads, room // itemsize), spec.dtype)
         for buffers in self.layers:
             self._allocate_fixed(buffers)
         self._gradients = self._allocate_gradients() if spec.train else None
@@ -204,6 +203,7 @@ class Buffers:
             self.point(layer, "arrivals", self.arrivals)
             self.point(layer, "zeros", self._zeros)
             self.point(layer, "ones", self._ones)
+            self._set(layer, "room", self._room.ctypes.data + np.arange(len(self._room)) * self._room.strides[0])
             self._set(layer, "panel", self._panel.ctypes.data + np.arange(len(self._panel)) * self._panel.strides[0])
             per_thread = {f"d_{n}" for s in buffers.layout.stages for n in s.stage.diagonals}
             per_thread |= {f"gates_{s.index}" for s in buffers.layout.stages if s.gate_slots == "tile"}
@@ -236,15 +236,18 @@ class Buffers:
                 i, by_gate = s.index, order(layout, s)
                 by_block = pack.by_block(by_gate, len(s.stage.gates), s.whole)
                 w_x, w_h, bias = cells.stage_weights(s.stage, layout.spec, given)
-                packed = {f"W_h_{i}": pack.streamed(pack.columns(w_h, by_block), s.group_sizes)}
-                if w_x is not None and layout.fused:
-                    packed[f"W_x_{i}"] = pack.streamed(pack.columns(w_x, by_block), s.group_sizes)
-                elif w_x is not None:
-                    packed[f"W_x_{i}"] = pack.columns(w_x, by_gate)
+                vectors = {f"W_h_{i}": pack.columns(w_h, by_block)}
+                streams = {f"W_h_{i}": s.group_sizes, f"W_hT_{i}": s.operand_groups.each}
+                if w_x is not None:
+                    vectors[f"W_x_{i}"] = pack.columns(w_x, by_block if layout.fused else by_gate)
+                    streams |= {f"W_x_{i}": s.group_sizes} if layout.fused else {}
                 if layout.train:
-                    packed[f"W_hT_{i}"] = pack.streamed(pack.transposed(w_h, by_gate), s.operand_groups.each)
-                    if w_x is not None:
-                        packed[f"W_xT_{i}"] = pack.transposed(w_x, by_gate)
+                    vectors[f"W_hT_{i}"] = pack.transposed(w_h, by_gate)
+                    vectors |= {f"W_xT_{i}": pack.transposed(w_x, by_gate)} if w_x is not None else {}
+                if layout.on_matrix_unit:
+                    packed = {name: pack.split(each) for name, each in vectors.items()}
+                else:
+                    packed = {n: pack.streamed(v, streams[n]) if n in streams else v for n, v in vectors.items()}
                 if bias is not None:
                     packed[f"bias_{i}"] = pack.row(bias, by_gate)
                 one_gate = pack.padded(s.units, layout.lanes)
@@ -295,8 +298,21 @@ class Buffers:
     def workspace_bytes(self) -> int:
         """Everything else that belongs to the program, results included."""
         total = sum(a.nbytes for b in self.layers for group in (b.fixed, b.timed) for a in group.values())
-        total += self._panel.nbytes + self._zeros.nbytes + self._ones.nbytes
+        total += self._panel.nbytes + self._room.nbytes + self._zeros.nbytes + self._ones.nbytes
         return total - self.weight_bytes - self.saved_bytes
+
+
+def _room_bytes(layout: LayerLayout) -> int:
+    """Bytes that a thread needs for rows that are cut into parts for the matrix unit."""
+    if not layout.on_matrix_unit:
+        return 0
+    inputs, operand = layout.spec.input_size, max(s.operand_size for s in layout.stages)
+    gates = max(s.row_bytes // layout.itemsize for s in layout.stages)
+    cut = layout.cut_bytes(operand) + layout.cut_bytes(inputs if layout.fused else 0)
+    products = [0 if layout.fused else inputs]
+    if layout.train:
+        cut, products = max(cut, layout.cut_bytes(gates)), [*products, gates, PANEL_ROWS]
+    return max(layout.rows.most_groups * cut, *map(matrix.room_bytes, products))
 
 
 def order(layout: LayerLayout, s: StageLayout) -> pack.Order:

@@ -1,4 +1,4 @@
-"""This machine's limits, measured with the cells' vector code: multiply-adds and bytes read per second.
+"""This machine's limits, measured with the cells' own code: multiply-adds and bytes read per second.
 
 The best of several tries is reported, since a limit is what the machine can do when nothing disturbs it.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from llvmlite import ir
 
 from unrollbench.case import DTYPES
-from unrollbench.kernels import host, pack
+from unrollbench.kernels import amx, host, matrix, pack
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.simd import multiply_add, vector
@@ -23,7 +23,7 @@ from unrollbench.kernels.source import function
 from unrollbench.kernels.threads import Team
 from unrollbench.kernels.words import Emit, peek
 from unrollbench.records import Ceiling
-from unrollbench.roofline import MULTIPLY_ADD, READ, UNDISTURBED_SHARE
+from unrollbench.roofline import MATRIX_UNIT, MULTIPLY_ADD, READ, UNDISTURBED_SHARE
 
 CHAINS = 12
 """Independent sums: enough to hide a multiply-add's latency on two units, few enough for 16 registers."""
@@ -42,13 +42,19 @@ ROUND_BYTES = 32 * KIBI * KIBI
 def measure(
     threads: int, dtype: str = "float32", sizes_bytes: Sequence[int] | None = None, try_s: float | None = None
 ) -> Iterator[Ceiling]:
-    """The peak of multiply-adds in GFLOP/s, then the read bandwidth in GB/s for each working set (SIZES_BYTES)."""
+    """The peak of multiply-adds in GFLOP/s, then the read bandwidth in GB/s for each working set (SIZES_BYTES).
+
+    Between them, in float32 and where there is one, the peak of the matrix unit: of multiply-adds of float32, for each
+    of which it makes six (`matrix`).
+    """
     try_s = TRY_S if try_s is None else try_s
     with closing(Team(threads)) as team:
         count = 1_000_000
         flops = 2 * CHAINS * host.lanes(dtype) * count * threads
         best = _best(team, _multiply_adds(dtype), [(0, 0, count)] * threads, try_s)
         yield Ceiling(MULTIPLY_ADD, dtype, threads, flops / best.seconds / 1e9, "GFLOP/s", None, best.processor_share)
+        if dtype == "float32" and host.matrix_unit():
+            yield _matrix_unit(team, try_s)
         reads = _reads(dtype)
         for size in SIZES_BYTES if sizes_bytes is None else sizes_bytes:
             buffers = [pack.aligned((size // DTYPES[dtype],), dtype) for _ in range(threads)]
@@ -59,6 +65,16 @@ def measure(
             moved = size // step * step * rounds * threads  # what is left of a whole step is not read
             best = _best(team, reads, [(buffer.ctypes.data, size, rounds) for buffer in buffers], try_s)
             yield Ceiling(READ, dtype, threads, moved / best.seconds / 1e9, "GB/s", size, best.processor_share)
+
+
+def _matrix_unit(team: Team, try_s: float) -> Ceiling:
+    """The peak of the matrix unit, on numbers as networks have them: zeros would cost it less power."""
+    numbers, rounds = pack.aligned((amx.TILE_BYTES // 4 * amx.REGISTERS,), "float32"), 20_000
+    numbers[...] = np.random.default_rng(0).uniform(-1, 1, numbers.size)
+    best = _best(team, matrix.peak(), [(numbers.ctypes.data, rounds, 0)] * team.size, try_s)
+    flops = 2 * matrix.MULTIPLY_ADDS_PER_ROUND * rounds * team.size
+    value = flops / best.seconds / 1e9
+    return Ceiling(MATRIX_UNIT, "float32", team.size, value, "GFLOP/s", None, best.processor_share)
 
 
 @dataclass(frozen=True)

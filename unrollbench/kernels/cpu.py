@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from unrollbench.kernels import forward, gradient, products, source, threads, tile
+from unrollbench.kernels import amx, forward, gradient, matrix, parts, products, source, threads, tile
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import AHEAD_STEPS, Group, Inputs, LayerLayout, inputs_of
 from unrollbench.kernels.lowering import kernel
@@ -75,10 +75,10 @@ def _equations(layout: LayerLayout, index: int) -> dict[str, Kernel]:
     for packed in sorted({group.packed for group in s.tile_groups}):
         walk = forward.equations(layout, s, packed=packed)
         loop = _walk("loop", walk, "row, rows, block, blocks", walk.loop(1))
-        for rows, _ in layout.rows.sizes:
+        for rows in sorted({part for size, _ in layout.rows.sizes for part in forward.row_parts(size)}):
             for group in (group for group in s.tile_groups if group.packed == packed):
                 name = f"equations_{index}_{rows}x{group.name}"
-                found[name] = _walk(name, walk, "row, end, block", walk.tile(rows, group.blocks), [loop])
+                found[name] = _walk(name, walk, "row, next_row, end, block", walk.tile(rows, group.blocks), [loop])
     return found
 
 
@@ -112,6 +112,13 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
             for group in s.tile_groups:
                 asks = layout.asks(rows, group)
                 ends = forward.ends(layout, s, group)
+                if layout.on_matrix_unit:
+                    depths = tuple(product.depth for product in added)
+                    at_once = layout.columns_at_once(s.group_columns(group))
+                    one = matrix.step_tile(rows, *ends, depths, at_once)
+                    namespace[f"tile_{s.index}_{rows}x{group.name}"] = one.call
+                    uses.append(one)
+                    continue
                 multiplied = tile.step_tile(layout.dtype, rows, *ends, added, asks)
                 namespace[f"tile_{s.index}_{rows}x{group.name}"] = multiplied
                 if layout.overlaps and not group.packed:
@@ -126,7 +133,7 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
         equations = _equations(_of_any_layer(layout), s.index)
         namespace |= {name: each.call for name, each in equations.items()}
         uses += equations.values()
-    return kernel(forward.step(layout, inputs), "step", namespace, uses)
+    return kernel(forward.step(layout, inputs), "step", {**namespace, **_cutting(layout, uses)}, uses)
 
 
 @cache
@@ -138,10 +145,23 @@ def _backward_step(layout: LayerLayout) -> Kernel:
             for blocks, _ in s.operand_groups.sizes:
                 offsets = tuple(b * layout.width for b in range(blocks))
                 ends = tile.Ends(layout.arrays[s.stage.operand].row_bytes, offsets)
+                if layout.on_matrix_unit:
+                    one = matrix.step_tile(rows, ends, ends, (added[0].depth,), layout.columns_at_once(blocks))
+                    namespace[f"tile_T{s.index}_{rows}x{blocks}"] = one.call
+                    uses.append(one)
+                    continue
                 namespace[f"tile_T{s.index}_{rows}x{blocks}"] = tile.step_tile(
                     layout.dtype, rows, ends, ends, added, layout.asks(rows, Group(blocks))
                 )
         gradients = _gradients(_of_any_layer(layout), s.index)
         namespace |= {name: each.call for name, each in gradients.items()}
         uses += gradients.values()
-    return kernel(gradient.step(layout), "step", namespace, uses)
+    return kernel(gradient.step(layout), "step", {**namespace, **_cutting(layout, uses)}, uses)
+
+
+def _cutting(layout: LayerLayout, uses: list[Kernel]) -> dict[str, Any]:
+    """What a step calls for the matrix unit beside its tiles."""
+    if not layout.on_matrix_unit:
+        return {}
+    uses.append(parts.split())
+    return {"split": parts.split().call, "configure": amx.configure}

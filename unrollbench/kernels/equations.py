@@ -148,7 +148,8 @@ def on_tile(dtype: str, rows: int, blocks: int, equations: Equations) -> Any:
     ty = vector(dtype)
     names = tuple(equations.arguments)
     vectors = [(row, block) for block in range(blocks) for row in range(rows)]
-    together = [vectors[first : first + MOST_TOGETHER] for first in range(0, len(vectors), MOST_TOGETHER)]
+    most = -(-len(vectors) // -(-len(vectors) // MOST_TOGETHER))  # as many in one part as in the next
+    together = [vectors[first : first + most] for first in range(0, len(vectors), most)]
 
     def emit(builder: Any, *args: Any) -> None:
         addresses = {name: pointer(builder, value) for name, value in zip(names, args, strict=True)}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from unrollbench.kernels.equations import Equations, Touched
+from unrollbench.kernels import parts
+from unrollbench.kernels.equations import MOST_TOGETHER, Equations, Touched
 from unrollbench.kernels.expression import Expression
-from unrollbench.kernels.layout import AHEAD_STEPS, Group, Inputs, LayerLayout, StageLayout
+from unrollbench.kernels.layout import AHEAD_STEPS, Group, Inputs, LayerLayout, StageLayout, partition
 from unrollbench.kernels.places import Places, exposed
 from unrollbench.kernels.source import (
     array,
@@ -14,6 +15,8 @@ from unrollbench.kernels.source import (
     assigned,
     barrier,
     begin,
+    cut,
+    cut_tile,
     field,
     following_weights,
     function,
@@ -36,12 +39,17 @@ def step(layout: LayerLayout, inputs: Inputs) -> str:
         lines.append(f"x = {inputs.address(layout)}")
     if layout.projects_ahead:
         lines += _ahead(layout)
+    if layout.on_matrix_unit:
+        lines.append(f"room = {field(layout, 'room')}")
+    if layout.fused:
+        lines += cut(layout, "x", inputs.row_bytes, layout.spec.input_size, _inputs_at(layout))
     for s in layout.stages:
         known, i = addresses(layout, s), s.index
         named, passed = assigned(s, {name: known[name] for name in equations(layout, s).addresses})
         lines += [*named, f"operand, W_h = {array(layout, s.stage.operand)}, {field(layout, f'W_h_{i}')}"]
         if layout.reads_inputs:
             lines.append(f"bias, W_x = {field(layout, f'bias_{i}')}, {field(layout, f'W_x_{i}')}")
+        lines += cut(layout, "operand", layout.arrays[s.stage.operand].row_bytes, s.operand_size)
 
         def tile(rows: int, group: Group, s: StageLayout = s, passed: dict[str, str] = passed) -> list[str]:
             return _tile(layout, s, inputs, rows, group, passed)
@@ -65,7 +73,11 @@ def _tile(
         own = f"{own} + row * {s.row_bytes} + {offset}"
     arguments = [f"bias + {offset}" if layout.fused else own, own]
     for (address, weights), product in zip(OPERANDS, products(layout, s, inputs), strict=True):
-        if product is not None:
+        if product is not None and layout.on_matrix_unit:
+            offset = _inputs_at(layout) if address == "x" else 0
+            panel = parts.column_bytes(product.depth)
+            arguments += [cut_tile(layout, product.depth, offset), f"{weights} + block * {panel * gates_count}"]
+        elif product is not None:
             panel = product.depth * layout.width  # bytes of one column of weights
             arguments += [f"{address} + row * {product.a_row}", f"{weights} + block * {panel * gates_count}"]
             if product.ranges:
@@ -77,10 +89,22 @@ def _tile(
         _, *same = arguments  # a single row asks for no weights, and sums start where they end up
         together = f"projecting_{shape}({', '.join([*same, *_projected(layout, s, inputs, group)])})"
         lines = [f"if ahead and part < {s.group_columns(group)}:", f"    {together}", "else:", f"    {lines[0]}"]
-    return [
-        *lines,
-        f"equations_{shape}(t, lengths, row, end, block, {', '.join(passed.values())}, top)",
-    ]
+    first = 0
+    for part in row_parts(rows):
+        at = f"row + {first}, row + {first + rows}, end, block"
+        lines.append(f"equations_{s.index}_{part}x{group.name}(t, lengths, {at}, {', '.join(passed.values())}, top)")
+        first += part
+    return lines
+
+
+def row_parts(rows: int) -> list[int]:
+    """The rows of a tile whose equations are computed together, part after part."""
+    return partition(rows, 1, MOST_TOGETHER).each
+
+
+def _inputs_at(layout: LayerLayout) -> int:
+    """Where in a thread's room its rows of inputs are cut into parts: behind those of any operand."""
+    return layout.rows.most_groups * layout.cut_bytes(max(s.operand_size for s in layout.stages))
 
 
 def _overlapped(layout: LayerLayout, s: StageLayout, tile: Callable[[int, Group], list[str]]) -> list[str]:

@@ -7,6 +7,7 @@ buffers as they are, so the final state's gradient waits there until the row's l
 
 from __future__ import annotations
 
+from unrollbench.kernels import parts
 from unrollbench.kernels.equations import Equations, Place, Touched
 from unrollbench.kernels.expression import Expression, uses
 from unrollbench.kernels.layout import Group, LayerLayout, StageLayout
@@ -16,6 +17,8 @@ from unrollbench.kernels.source import (
     assigned,
     barrier,
     begin,
+    cut,
+    cut_tile,
     field,
     following_weights,
     function,
@@ -51,11 +54,18 @@ def _product(layout: LayerLayout, s: StageLayout) -> list[str]:
 
     def tile(rows: int, group: Group) -> list[str]:
         out = f"d_operand + row * {row_bytes} + block * {layout.width}"
+        if layout.on_matrix_unit:
+            a, w = cut_tile(layout, depth), f"W + block * {parts.column_bytes(depth)}"
+            return [f"tile_T{s.index}_{rows}x{group.name}({out}, {out}, {a}, {w})"]
         passed = [out, out, f"gates_{s.index} + row * {s.row_bytes}", f"W + block * {panel}"]
         passed += following_weights(layout, "W", rows, group, group.blocks, panel)
         return [f"tile_T{s.index}_{rows}x{group.name}({', '.join(passed)})"]
 
+    depth = s.row_bytes // layout.itemsize
     lines = [f"d_operand, W = {field(layout, f'd_{s.stage.operand}')}, {field(layout, f'W_hT_{s.index}')}"]
+    if layout.on_matrix_unit:
+        lines.append(f"room = {field(layout, 'room')}")
+        lines += cut(layout, f"gates_{s.index}", s.row_bytes, depth)
     return lines + tiles(layout, "operand_", s.index, s.operand_groups, tile)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,9 @@ from pathlib import Path
 from llvmlite import binding
 
 from unrollbench.case import DTYPES
+
+ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18
+"""Linux's system call by which a process asks to use the matrix unit, whose registers take 8 KiB per thread."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,15 @@ def second_level_cache_bytes() -> int:
 def lanes(dtype: str) -> int:
     """Elements of dtype in one register."""
     return vector_unit().width_bytes // DTYPES[dtype]
+
+
+@cache
+def matrix_unit() -> bool:
+    """Whether there is a unit that multiplies tiles of bfloat16 (x86's AMX), and Linux lets this process use it."""
+    features, unit = binding.get_host_cpu_features(), ("amx-bf16", "amx-tile", "avx512f")
+    if platform.system() != "Linux" or not is_x86() or not all(features.get(name) for name in unit):
+        return False
+    return ctypes.CDLL(None).syscall(ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0
 
 
 def is_x86() -> bool:

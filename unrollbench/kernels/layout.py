@@ -18,7 +18,7 @@ from typing import Literal
 
 from unrollbench.case import DTYPES
 from unrollbench.cells import Cell, LayerSpec, Stage
-from unrollbench.kernels import host
+from unrollbench.kernels import amx, host, parts
 
 PANELS = 16
 """Groups of 4 columns that are packed together for the weight gradient: what is read of a row is long enough then."""
@@ -171,6 +171,8 @@ class LayerLayout:
     """Whether a step's weights come from beyond the second-level cache each time."""
     projects_ahead: bool
     """Whether steps of one row multiply the inputs of later steps while they wait for their own weights."""
+    on_matrix_unit: bool
+    """Whether products are `matrix`'s, of numbers cut into parts, and not sums of vector multiply-adds."""
 
     @property
     def lanes(self) -> int:
@@ -255,13 +257,16 @@ class LayerLayout:
 
         The hardware follows that by itself. The packed group has no next one.
         """
-        return self.streams and rows > 1 and not group.packed
+        return self.streams and rows > 1 and not group.packed and not self.on_matrix_unit
 
     @cached_property
     def rows(self) -> Partition:
         """Batch rows over threads, in row tiles."""
-        largest = min(self._largest_rows(len(stage.gates)) for stage in self.cell.stages)
-        return partition(self.batch, self.threads if self.split == "rows" else 1, largest)
+        threads = self.threads if self.split == "rows" else 1
+        if self.on_matrix_unit:
+            found = [partition(self.batch, threads, tiles * amx.ROWS) for tiles in (2, 1)]
+            return min(found, key=lambda rows: rows.most_groups * -(-rows.big // amx.ROWS))
+        return partition(self.batch, threads, min(self._largest_rows(len(stage.gates)) for stage in self.cell.stages))
 
     def _largest_rows(self, gates: int) -> int:
         registers = host.vector_unit().registers
@@ -270,6 +275,8 @@ class LayerLayout:
 
     def _largest_group(self, gates: int) -> int:
         """Unit blocks that one register tile spans beside `rows.big` rows: 8 columns, or the registers' limit."""
+        if self.on_matrix_unit:
+            return max(1, amx.most_columns(self.rows.big) // gates)
         free = host.vector_unit().registers - 2
         columns = min(8, free // (self.rows.big + 1))
         return max(1, columns // gates)
@@ -310,6 +317,14 @@ class LayerLayout:
         """Rows of a stage's kernel, those of x and those of the operand."""
         return s.operand_size + (self.spec.input_size if s.stage.takes_input else 0)
 
+    def columns_at_once(self, columns: int) -> tuple[int, ...]:
+        """How many of a group's columns the matrix unit multiplies at once, one part after the other."""
+        return tuple(partition(columns, 1, amx.most_columns(self.rows.big)).each)
+
+    def cut_bytes(self, depth: int) -> int:
+        """Bytes of a tile's rows of so many numbers, cut into parts."""
+        return -(-self.rows.big // amx.ROWS) * parts.tile_bytes(depth)
+
     def panels(self, s: StageLayout) -> int:
         """How many groups of 4 columns a thread packs together for the weight gradient at most."""
         groups = -(-s.columns // 4)
@@ -322,9 +337,10 @@ class LayerLayout:
         limit: the longest length, in steps; top: whether this is the top layer; thread: this thread's number; t: the
         time step, if stepwise; window: steps of the window that ran last, 0 before the first; arrivals: how often each
         thread has arrived at a barrier; x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient;
-        zeros, ones: constants; panel: scratch of the weight gradient; row...: this thread's first row and its tiles;
-        block..., operand_block...: its first unit block and its groups; packed: whether it has the block whose gates
-        are packed; own_at..., own...: the first and the number of the units of the operand that this thread wrote.
+        zeros, ones: constants; panel: scratch of the weight gradient; room: for rows that are cut into parts; row...:
+        this thread's first row and its tiles; block..., operand_block...: its first unit block and its groups; packed:
+        whether it has the block whose gates are packed; own_at..., own...: the first and the number of the units of the
+        operand that this thread wrote.
         """
         names = [
             "limit",
@@ -338,6 +354,7 @@ class LayerLayout:
             "zeros",
             "ones",
             "panel",
+            "room",
             "t",
             "window",
         ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from unrollbench import cells
 from unrollbench.case import DTYPES
 from unrollbench.cells import LayerSpec
-from unrollbench.kernels import cpu, host, specialize, swap, threads
+from unrollbench.kernels import amx, cpu, host, parts, specialize, swap, threads
 from unrollbench.kernels.build import Kernel, Phases
 from unrollbench.kernels.layout import AHEAD_STEPS, LayerLayout
 from unrollbench.kernels.lowering import kernel
@@ -24,6 +24,9 @@ SMALL_WEIGHTS_BYTES."""
 SMALL_WEIGHTS_BYTES = 128 * 1024
 AHEAD_LEAST_BYTES, AHEAD_MOST_BYTES = 96 * 1024, 12 * 1024 * 1024
 """Weights of a layer, per thread and of all, with which its steps project inputs ahead."""
+MATRIX_ROWS, MATRIX_STREAMING_ROWS, MATRIX_FULL = 12, 32, 0.8
+"""Batch rows per thread from which on a matrix unit pays, also where weights are not kept in a cache from step to step,
+and what part of its tiles must be full then."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
             fused,
             _read_per_step(spec, index, fused) > kept_bytes,
             _projects_ahead(spec, layer, schedule),
+            split == "rows" and _on_matrix_unit(spec, fused),
         )
         for index, layer in enumerate(spec.layers)
     )
@@ -92,6 +96,22 @@ def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> 
     return pays and gates <= AHEAD_STEPS and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS
 
 
+def _on_matrix_unit(spec: NetworkSpec, fused: bool) -> bool:
+    """Whether there is a matrix unit, and it would be faster.
+
+    Its tiles should be full of rows and units. Where weights come from beyond the second-level cache in each step, more
+    rows should share them: cut into parts, they take more bytes.
+    """
+    rows = spec.batch_size // spec.threads
+    taken = -(-rows // amx.ROWS) * amx.ROWS
+    units = min(min(layer.num_units, layer.output_size) for layer in spec.layers)
+    full = rows * units >= MATRIX_FULL * taken * parts.chunks(units) * parts.CHUNK
+    read = max(_read_per_step(spec, layer, fused) for layer in range(len(spec.layers)))
+    kept = read * parts.PARTS / 2 <= SHARE_KEPT * host.second_level_cache_bytes()
+    enough = rows >= (MATRIX_ROWS if kept else MATRIX_STREAMING_ROWS)
+    return spec.dtype == "float32" and full and enough and host.matrix_unit()
+
+
 def _read_per_step(spec: NetworkSpec, layer: int, fused: bool) -> int:
     """Bytes of weights between two steps of a layer: those of all layers, or without W_x its own, again and again."""
     if not fused:
@@ -114,10 +134,12 @@ def compile_network(spec: NetworkSpec, schedule: Schedule, phases: Phases) -> Ne
         shape = specialize.Shape(planned, 8 * _fields_per_layer(planned), spec.swap_memory)
         texts = specialize.forward(schedule, shape)
         texts |= specialize.backward(schedule, shape) if spec.train else {}
+        if planned[0].on_matrix_unit:
+            texts = {name: f"{text}    release()\n" for name, text in texts.items()}
     with phases.compiling():
         kernels = _kernels(spec, planned)
         namespace = {name: compiled.call for name, compiled in kernels.items()}
-        namespace |= {"peek": peek, **threads.waiting(spec.threads)}
+        namespace |= {"peek": peek, "release": amx.release, **threads.waiting(spec.threads)}
         uses = [*kernels.values(), *threads.waits(spec.threads)]
         entries = {name: kernel(text, name, namespace, uses) for name, text in texts.items()}
     return Network(spec, schedule, planned, texts, entries)

@@ -71,6 +71,28 @@ def streamed(vectors: Array, groups: Iterable[int]) -> Array:
     return found
 
 
+def split(vectors: Array) -> Array:
+    """(columns, K, 16) float32 -> (columns, chunks, 3, 16, 16): words of two bfloat16, as `matrix.block` reads them.
+
+    They are the parts that a number is the sum of, and of 32 steps of k, step j shares a word with step 16 + j.
+    """
+    count, depth, lanes = vectors.shape
+    chunks = -(-depth // (2 * lanes))
+    rest: Array = np.zeros((count, chunks, 2, lanes, lanes), np.float32)
+    rest.reshape(count, -1, lanes)[:, :depth] = vectors
+    found = aligned((count, chunks, 3, lanes, lanes), "float32")
+    words, upper = found.view(np.uint32), np.uint32(0xFFFF0000)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for part in range(3):
+            rounded = (rest.view(np.uint32) + np.uint32(0x8000)) & upper
+            following = rest - rounded.view(np.float32)
+            finite = np.isfinite(following)
+            chosen = np.where(finite, rounded, (rest + rest).view(np.uint32) & upper)
+            words[:, :, part] = (chosen[:, :, 0] >> np.uint32(16)) | chosen[:, :, 1]
+            rest = np.where(finite, following, np.float32(0))
+    return found
+
+
 def transposed(matrix: Array, order: Order) -> Array:
     """(K, G*N) -> (K/lanes, columns*lanes, lanes): the transpose, contracted over a row of the gate buffer."""
     rows = _taken(matrix, order).reshape(len(matrix), -1).T

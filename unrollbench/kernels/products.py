@@ -1,8 +1,8 @@
 """Matrix products over many rows: the input projection and the gradients of inputs and weights.
 
-All are one kernel (`multiply.multiply`) with different strides. Where threads have batch rows of their own, each
-multiplies those of all time steps, so that it reads what it wrote itself and waits for nobody; only gradients of
-weights read all rows, and there threads split the columns.
+All are one kernel (`multiply.multiply`, or on a matrix unit `matrix.multiply`) with different strides. Where threads
+have batch rows of their own, each multiplies those of all time steps, so that it reads what it wrote itself and waits
+for nobody; only gradients of weights read all rows, and there threads split the columns.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
 
+from unrollbench.kernels import matrix, parts
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import AHEAD_STEPS, Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.lowering import kernel
@@ -57,6 +58,22 @@ def _part(layout: LayerLayout, columns: int, *, few_rows: bool = False) -> list[
     return [*lines, f"count = min({columns}, last_group * 4) - column"]
 
 
+def _column_bytes(layout: LayerLayout, depth: int) -> int:
+    """Bytes of a column of so many packed weights."""
+    return parts.column_bytes(depth) if layout.on_matrix_unit else depth * layout.width
+
+
+def _weights(layout: LayerLayout, depth: int) -> str:
+    """The arguments of `multiply` that say how packed weights lie."""
+    strides = [_column_bytes(layout, depth), *([] if layout.on_matrix_unit else [layout.width])]
+    return ", ".join(map(str, strides))
+
+
+def _room(layout: LayerLayout) -> str:
+    """The last argument of the matrix unit's `multiply`."""
+    return f", {field(layout, 'room')}" if layout.on_matrix_unit else ""
+
+
 @cache
 def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     """`project(f, t, slot, n)`: gate buffers of n steps from t = x . W_x + bias, or the bias alone without an input.
@@ -78,9 +95,9 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     products = [
         f"x = {at('x')} + (({x_slot} + done) * {batch} + first) * {inputs.row_bytes}",
         f"gates = {at(f'gates_{i}')} + (({gates_slot} + done) * {batch} + first) * {s.row_bytes} + column * {width}",
-        f"W_x, bias = {at(f'W_x_{i}')} + column * {depth * width}, {at(f'bias_{i}')} + column * {width}",
-        f"multiply(rows, count, {depth}, x, W_x, {depth * width}, {width}, bias, 1, gates, {inputs.row_bytes}, "
-        f"{s.row_bytes}, own, others * {inputs.row_bytes}, others * {s.row_bytes})",
+        f"W_x, bias = {at(f'W_x_{i}')} + column * {_column_bytes(layout, depth)}, {at(f'bias_{i}')} + column * {width}",
+        f"multiply(rows, count, {depth}, x, W_x, {_weights(layout, depth)}, bias, 1, gates, {inputs.row_bytes}, "
+        f"{s.row_bytes}, own, others * {inputs.row_bytes}, others * {s.row_bytes}{_room(layout)})",
     ]
     if layout.projects_ahead and depth:
         lines += ["done = 0", "while done < n:", f"    rows = min({AHEAD_STEPS}, n - done) * own"]
@@ -118,11 +135,20 @@ def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
         lines += [
             f"gates = {at(f'gates_{s.index}')} + (t * {batch} + first) * {s.row_bytes}",
             f"multiply(rows, count, {depth}, gates, "
-            f"{at(f'W_xT_{s.index}')} + column * {depth * width}, {depth * width}, {width}, {start}, "
-            f"out, {s.row_bytes}, {d_x_row}, own, others * {s.row_bytes}, others * {d_x_row})",
+            f"{at(f'W_xT_{s.index}')} + column * {_column_bytes(layout, depth)}, {_weights(layout, depth)}, {start}, "
+            f"out, {s.row_bytes}, {d_x_row}, own, others * {s.row_bytes}, others * {d_x_row}{_room(layout)})",
         ]
         start = "out, 0"
     return _kernel("d_inputs", layout, lines)
+
+
+def panel_bytes(layout: LayerLayout, s: StageLayout) -> int:
+    """Bytes that a thread needs for both packed operands of a product of the weight gradient."""
+    panels = layout.panels(s) * PANEL_ROWS * 4 * layout.width
+    if layout.on_matrix_unit:
+        groups = -(-s.columns // 4)
+        panels = -(-groups // layout.threads) * 4 * parts.column_bytes(PANEL_ROWS)
+    return panels + (layout.kernel_rows(s) + 1) * PANEL_ROWS * layout.itemsize
 
 
 @cache
@@ -135,13 +161,13 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
     """
     i, batch, itemsize, width = s.index, layout.batch, layout.itemsize, layout.width
     operand_row = layout.arrays[s.stage.operand].row_bytes
-    panel_row, panel_bytes = 4 * width, PANEL_ROWS * 4 * width
+    panel_row, each_bytes = 4 * width, PANEL_ROWS * 4 * width
     at = partial(field, layout)
     inputs = layout.spec.input_size if s.stage.takes_input else 0
     depth_bytes, rows = PANEL_ROWS * itemsize, layout.kernel_rows(s) + (s.stage.bias is not None)
     lines = [
         f"thread, rows, latest = {at('thread')}, n * {batch}, t + n == {at('limit')}",
-        f"panels, packed = {at('panel')}, {at('panel')} + {layout.panels(s) * panel_bytes}",
+        f"panels, packed = {at('panel')}, {at('panel')} + {panel_bytes(layout, s) - rows * depth_bytes}",
         f"gates = {at(f'gates_{i}')} + t * {batch * s.row_bytes}",
         f"x, operand = {at('x')} + t * {batch * x_row}, {at(s.stage.operand)} + t * {batch * operand_row}",
         f"copy_bytes(packed + {layout.kernel_rows(s) * depth_bytes}, {at('ones')}, {depth_bytes})",
@@ -150,10 +176,25 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
         "    return",
         f"for first in range(0, rows, {PANEL_ROWS}):",
         f"    depth, replaces = min({PANEL_ROWS}, rows - first), latest and first == 0",
-        "    group = first_group",
         f"    transpose(depth, {inputs}, x + first * {x_row}, {x_row}, packed, {depth_bytes})",
         f"    transpose(depth, {s.operand_size}, operand + first * {operand_row}, {operand_row}, "
         f"packed + {inputs * depth_bytes}, {depth_bytes})",
+    ]
+    transposer = transpose(layout.dtype)
+    if layout.on_matrix_unit:
+        lines += [
+            f"    column, out = first_group * 4, {at(f'd_kernel_{i}')} + first_group * {panel_row}",
+            f"    count = min({s.columns}, last_group * 4) - column",
+            f"    split_columns(depth, count, gates + first * {s.row_bytes} + column * {width}, {s.row_bytes}, "
+            f"{at('zeros')}, panels)",
+            f"    multiply({rows}, count, depth, packed, panels, (depth + {parts.CHUNK - 1}) // {parts.CHUNK} * "
+            f"{parts.column_bytes(1)}, {at('zeros')} if replaces else out, replaces, out, {depth_bytes}, "
+            f"{s.row_bytes}, {rows}, 0, 0{_room(layout)})",
+        ]
+        called, uses = {"split_columns": parts.split_columns().call}, [transposer, parts.split_columns()]
+        return _kernel("d_weights", layout, lines, {**called, "transpose": transposer.call}, uses)
+    lines += [
+        "    group = first_group",
         "    while group < last_group:",
         f"        end = min(last_group, group + {layout.panels(s)})",
         "        for r in range(depth):",
@@ -163,17 +204,16 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
         f"                    copy_4(panel, row + one * {panel_row})",
         "                else:",
         f"                    copy_bytes(panel, row + one * {panel_row}, ({s.columns} - one * 4) * {width})",
-        f"                panel += {panel_bytes}",
+        f"                panel += {each_bytes}",
         "        panel = panels",
         "        for one in range(group, end):",
         f"            count, offset = min(4, {s.columns} - one * 4), one * {panel_row}",
         f"            out = {at(f'd_kernel_{i}')} + offset",
         f"            multiply({rows}, count, depth, packed, panel, {width}, {panel_row}, "
         f"{at('zeros')} if replaces else out, replaces, out, {depth_bytes}, {s.row_bytes}, {rows}, 0, 0)",
-        f"            panel += {panel_bytes}",
+        f"            panel += {each_bytes}",
         "        group = end",
     ]
-    transposer = transpose(layout.dtype)
     packing = {"copy_4": copy_vectors(layout.dtype, 4), "transpose": transposer.call}
     return _kernel("d_weights", layout, lines, packing, [transposer])
 
@@ -186,6 +226,6 @@ def _kernel(
     uses: Iterable[Kernel] = (),
 ) -> Kernel:
     """The kernel (f, t, slot, n) of those lines, which may call `others` too, among them the kernels `uses`."""
-    multiplier = multiply(layout.dtype)
+    multiplier = matrix.multiply() if layout.on_matrix_unit else multiply(layout.dtype)
     called = {"peek": peek, "put": put, "copy_bytes": copy_bytes, "multiply": multiplier.call, **(others or {})}
     return kernel(function(name, "f, t, slot, n", lines), name, called, [multiplier, *uses])

@@ -106,12 +106,37 @@ def packed_tiles(layout: LayerLayout, s: StageLayout, body: Callable[[int, Group
 
 def _row_tiles(layout: LayerLayout, group: Group, body: Callable[[int, Group], list[str]]) -> list[str]:
     """The body of a loop or condition: this thread's tiles of rows."""
-    lines = ["    row = first_row"]
+    lines = ["    row = first_row", *(["    tile = 0"] if layout.on_matrix_unit else [])]
     for rows, row_kind in layout.rows.sizes:
+        if layout.on_matrix_unit:
+            lines.append(f"    configure({rows})")
         lines.append(f"    for _ in range({field(layout, f'row_tiles_{row_kind}')}):")
         lines += [f"        {line}" for line in body(rows, group)]
         lines.append(f"        row += {rows}")
+        lines += ["        tile += 1"] if layout.on_matrix_unit else []
     return lines
+
+
+def cut(layout: LayerLayout, rows: str, row_bytes: int, depth: int, offset: int = 0) -> list[str]:
+    """Lines that cut this thread's rows of so many numbers into parts for the matrix unit, if there is one.
+
+    They lie `offset` bytes into this thread's room, tile after tile.
+    """
+    if not layout.on_matrix_unit:
+        return []
+    lines = [f"row, place = {field(layout, 'row')}, {field(layout, 'room')} + {offset}"]
+    for size, kind in layout.rows.sizes:
+        lines += [
+            f"for _ in range({field(layout, f'row_tiles_{kind}')}):",
+            f"    split({size}, {depth}, {rows} + row * {row_bytes}, {row_bytes}, place)",
+            f"    row, place = row + {size}, place + {layout.cut_bytes(depth)}",
+        ]
+    return lines
+
+
+def cut_tile(layout: LayerLayout, depth: int, offset: int = 0) -> str:
+    """Where the rows of a tile lie that `cut` has cut."""
+    return f"room + {offset} + tile * {layout.cut_bytes(depth)}"
 
 
 def following_weights(

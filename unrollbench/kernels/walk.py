@@ -60,16 +60,17 @@ class Walk:
         return ["if top:", *_indented(at_top, 4), "else:", *_indented(past, 4)]
 
     def tile(self, rows: int, blocks: int) -> tuple[list[str], dict[str, Any]]:
-        """The body of a function (t, lengths, row, end, block, *arguments) for a tile of that size, and what it calls.
+        """The body of a function (t, lengths, row, next_row, end, block, *arguments) for a tile, and what it calls.
 
-        end: one past the last row, up to which it asks for the lines of the tile that follows. Beside that it calls
+        next_row: the first of as many rows of the tile that follows, for whose lines it asks if that is before `end`,
+        one past the last row. Beside that it calls
         `loop`, the function of that text, where not all rows are live. There is no loop around the equations here:
         constants stay where they are in memory, and registers are left for values.
         """
         unit, called = f"block * {self.layout.width}", {"live": on_tile(self.layout.dtype, rows, blocks, self.live)}
         called["ask_for_tile"] = ask_for_tile(self.layout.dtype, rows, blocks, self.touched, TILE_CACHE)
         several = self.layout.rows.most_groups > 1
-        lines = self._ask(f"row + {rows} < end", f"row + {rows}", unit) if several else []
+        lines = self._ask("next_row < end", "next_row", unit) if several else []
         at = self._at("row", unit, self.live.arguments)
         lines += [f"if {_all_live('row', rows)}:", f"    live({at})", "else:"]
         lines.append(f"    loop(t, lengths, row, {rows}, block, {blocks}, {', '.join(self.arguments)})")
