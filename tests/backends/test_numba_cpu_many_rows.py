@@ -62,6 +62,22 @@ def test_results_of_many_rows_are_the_references(axes: dict[str, Any], execution
     check(case, tensors, results_of(case, tensors))
 
 
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("mode", ["forward", "train"])
+@pytest.mark.parametrize("cell", ["basic_rnn", "gru", "lstm"])
+def test_results_of_threads_that_share_many_rows_are_the_references(
+    monkeypatch: pytest.MonkeyPatch, cell: str, mode: str, execution: str
+) -> None:
+    """They have units of their own, where weights are too many for a cache: here that is any number."""
+    monkeypatch.setattr(host, "second_level_cache_bytes", lambda: 1)
+    case = Case(**{**MANY, "cell": cell, "mode": mode, "execution": execution, "threads": 2, "num_layers": 2})
+    tensors = draw(case)
+    with closing(program_of(case)) as program:
+        split = "units" if host.matrix_unit() else "rows"
+        assert {layout.split for layout in program.network.layouts} == {split}
+        check(case, tensors, run(program, case, tensors))
+
+
 @pytest.mark.parametrize("window", [1, 2, 5])
 @pytest.mark.parametrize("cell", ["basic_rnn", "gru", "lstm"])
 def test_a_forward_pass_of_many_rows_is_the_references_whatever_the_window(cell: str, window: int) -> None:

@@ -163,6 +163,8 @@ UNIT: dict[str, Any] = {"batch": 32, "units": 64}
         ({"batch": 6, "threads": 2}, False),
         ({"batch": 16, "units": 800}, False),
         ({"batch": 32, "units": 800}, True),
+        ({"batch": 32, "threads": 2, "units": 800}, True),
+        ({"batch": 10, "threads": 2, "units": 800}, False),
     ],
 )
 def test_layers_are_on_the_matrix_unit_where_its_tiles_are_full_enough(
@@ -172,6 +174,8 @@ def test_layers_are_on_the_matrix_unit_where_its_tiles_are_full_enough(
     monkeypatch.setattr(host, "second_level_cache_bytes", lambda: 2**21)
     spec = stack("lstm", layers=2, **{**UNIT, **axes})
     assert {layout.on_matrix_unit for layout in planned(spec)} == {taken}
+    by_units = "threads" in axes and axes.get("units") == 800 and taken
+    assert {layout.split for layout in planned(spec)} == {"units" if by_units else "rows"}
     monkeypatch.setattr(host, "matrix_unit", lambda: False)
     assert {layout.on_matrix_unit for layout in planned(spec)} == {False}
 

@@ -195,7 +195,7 @@ class LayerLayout:
     @property
     def overlaps(self) -> bool:
         """Whether a thread multiplies units of its own while it waits for those of other threads."""
-        return self.split == "units" and not self.fused
+        return self.split == "units" and not self.fused and not self.on_matrix_unit
 
     def own_units(self, s: StageLayout) -> list[tuple[int, int]]:
         """Of the operand of a stage, (first, how many) of those that each thread wrote.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from unrollbench import cells
 from unrollbench.case import DTYPES
@@ -25,8 +26,8 @@ SMALL_WEIGHTS_BYTES = 128 * 1024
 AHEAD_LEAST_BYTES, AHEAD_MOST_BYTES = 96 * 1024, 12 * 1024 * 1024
 """Weights of a layer, per thread and of all, with which its steps project inputs ahead."""
 MATRIX_ROWS, MATRIX_STREAMING_ROWS, MATRIX_FULL = 12, 32, 0.8
-"""Batch rows per thread from which on a matrix unit pays, also where weights are not kept in a cache from step to step,
-and what part of its tiles must be full then."""
+"""Rows from which on a matrix unit pays, those that a thread should have where no cache keeps weights, and
+what part of its tiles must be full."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
     """Each layer's layout; layers below the top keep a window of outputs, the top keeps all."""
     fused = schedule.window == 1
     kept_bytes = SHARE_KEPT * host.second_level_cache_bytes()
-    split = "rows" if _splits_rows(spec) else "units"
+    split, on_matrix_unit = _division(spec, fused)
     return tuple(
         LayerLayout(
             layer,
@@ -65,11 +66,11 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
             spec.threads,
             spec.train,
             index == len(spec.layers) - 1,
-            split,  # type: ignore[arg-type]
+            split,
             fused,
             _read_per_step(spec, index, fused) > kept_bytes,
             _projects_ahead(spec, layer, schedule),
-            split == "rows" and _on_matrix_unit(spec, fused),
+            on_matrix_unit,
         )
         for index, layer in enumerate(spec.layers)
     )
@@ -96,20 +97,29 @@ def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> 
     return pays and gates <= AHEAD_STEPS and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS
 
 
-def _on_matrix_unit(spec: NetworkSpec, fused: bool) -> bool:
-    """Whether there is a matrix unit, and it would be faster.
+def _division(spec: NetworkSpec, fused: bool) -> tuple[Literal["rows", "units"], bool]:
+    """What threads have of their own, and whether a matrix unit multiplies, which is so where that is faster.
 
-    Its tiles should be full of rows and units. Where weights come from beyond the second-level cache in each step, more
-    rows should share them: cut into parts, they take more bytes.
+    Where weights come from beyond the second-level cache in each step, enough rows should share them: cut into parts,
+    they take more bytes. If a thread's own rows are not enough, all rows may be, and threads read less weights each.
     """
-    rows = spec.batch_size // spec.threads
+    if not _splits_rows(spec):
+        return "units", False
+    read = max(_read_per_step(spec, layer, fused) for layer in range(len(spec.layers)))
+    streams = read * parts.PARTS / 2 > SHARE_KEPT * host.second_level_cache_bytes()
+    if _fills_matrix_unit(spec, spec.batch_size // spec.threads, MATRIX_STREAMING_ROWS if streams else MATRIX_ROWS):
+        return "rows", True
+    if streams and spec.threads > 1 and _fills_matrix_unit(spec, spec.batch_size, MATRIX_ROWS):
+        return "units", True
+    return "rows", False
+
+
+def _fills_matrix_unit(spec: NetworkSpec, rows: int, least: int) -> bool:
+    """Whether there is a matrix unit, and at least so many rows to fill most of its tiles with units."""
     taken = -(-rows // amx.ROWS) * amx.ROWS
     units = min(min(layer.num_units, layer.output_size) for layer in spec.layers)
     full = rows * units >= MATRIX_FULL * taken * parts.chunks(units) * parts.CHUNK
-    read = max(_read_per_step(spec, layer, fused) for layer in range(len(spec.layers)))
-    kept = read * parts.PARTS / 2 <= SHARE_KEPT * host.second_level_cache_bytes()
-    enough = rows >= (MATRIX_ROWS if kept else MATRIX_STREAMING_ROWS)
-    return spec.dtype == "float32" and full and enough and host.matrix_unit()
+    return spec.dtype == "float32" and rows >= least and full and host.matrix_unit()
 
 
 def _read_per_step(spec: NetworkSpec, layer: int, fused: bool) -> int:
