@@ -185,10 +185,11 @@ def _ceilings(commands: Commands) -> None:
         commands,
         "ceilings",
         "measure this machine's limits: multiply-adds and memory bandwidth",
-        "Measures the most multiply-adds per second that the processor does in registers, and the most bytes per "
-        "second that it reads from working sets of growing size, with the vector code that the cells use. Hold "
-        "the GFLOP/s of results.csv against the first; a single row's weights stream at the second. Of a GPU the same, "
-        "for the whole of it, tensor cores left aside; without one, the driver's reason and exit code 2.",
+        "Measures the most multiply-adds per second that the processor does in registers, of float32 also on its "
+        "matrix unit (AMX) if it has one, and the most bytes per second that it reads from working sets of growing "
+        "size, with the code that the cells use. Hold the GFLOP/s of results.csv against the highest of the first; a "
+        "single row's weights stream at the second. Of a GPU the same, for the whole of it, tensor cores left aside; "
+        "without one, the driver's reason and exit code 2.",
         _examples(
             "unrollbench ceilings",
             "unrollbench ceilings --threads 1",
