@@ -6,9 +6,9 @@
     read           the recurrent weights once per step (training: once more backwards), at the bandwidth of reading as
                    many bytes again and again: a step needs the state of the one before, so no two share a reading
 
-The larger of the times binds: of the first two kinds there is only the faster one. Both are on the generous side, so
-that a share is rather too low than too high: products reach the peak only with nothing beside them, input weights and
-activations are read for nothing, and each thread reads its own part of the weights only, each layer by itself.
+The larger of the two times, of products and of reading, binds. Both are on the generous side, so that a share is rather
+too low than too high: products reach the peak only with nothing beside them, input weights and activations are read for
+nothing, and each thread reads its own part of the weights only, each layer by itself.
 
 On a GPU the whole device does both. The peak is not that of its tensor cores, so there is no share where products may
 be theirs. Weights lie in shared memory, if they fit into that of all multiprocessors together, or in global memory: a
@@ -168,11 +168,11 @@ def _beyond(case: Case) -> str | None:
 
 
 def _peak(case: Case, ceilings: Sequence[Ceiling]) -> Ceiling | None:
-    """The ceiling of products: of whatever makes them fastest, once multiply-adds are known."""
-    found = {c.name: c for c in _of(case, ceilings)}
-    if MULTIPLY_ADD not in found:
+    """The ceiling of products: of whatever makes them fastest; None where one of these is missing or was disturbed."""
+    found = [c for c in _fitting(case, ceilings) if c.name in (MULTIPLY_ADD, MATRIX_UNIT)]
+    if MULTIPLY_ADD not in (c.name for c in found) or any(disturbance(c) for c in found):
         return None
-    return max((found[name] for name in (MULTIPLY_ADD, MATRIX_UNIT) if name in found), key=lambda c: c.value)
+    return max(found, key=lambda c: c.value)
 
 
 def _bandwidth(case: Case, ceilings: Sequence[Ceiling]) -> float | None:

@@ -5,16 +5,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.kernels.stacks import bottom, planned, stack
 from tests.kernels.vectors import call
-from unrollbench.kernels import amx, host, matrix, multiply, pack, parts
+from unrollbench.case import CellOptions
+from unrollbench.kernels import amx, buffers, host, matrix, multiply, pack, parts
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.lowering import kernel
+from unrollbench.kernels.products import PANEL_ROWS
 from unrollbench.kernels.source import function
 from unrollbench.kernels.tile import Ends
 from unrollbench.tensors import Array
@@ -48,6 +53,7 @@ def product(engine: str, a: Array, w: Array, start: Array, out: Array, *, run: i
         *lies,
         *begin,
         *strides,
+        matrix.rows_at_once(depth),
         room.ctypes.data,
     )
 
@@ -139,7 +145,7 @@ def run_step_tile(bias: Array, out: Array, operands: tuple[Array, Array], weight
         kept += [pack.aligned((2 * parts.tile_bytes(a.shape[1]) // 4,), "float32"), pack.split(w)]
         call(parts.split(), rows, a.shape[1], a.ctypes.data, a.strides[0], kept[-2].ctypes.data)
         addresses += [each.ctypes.data for each in kept[-2:]]
-    tile = matrix.step_tile(rows, Ends(0, (0, 128, 64)), Ends(5 * 64, (64, 192, 0)), depths, (2, 1))
+    tile = matrix.step_tile(-(-rows // amx.ROWS), Ends(0, (0, 128, 64)), Ends(5 * 64, (64, 192, 0)), depths, (2, 1))
     lines = [f"configure({rows})", "tile(start, out, a, w, b, v)", "release()"]
     called: dict[str, Any] = {"configure": amx.configure, "release": amx.release, "tile": tile.call}
     call(kernel(function("run", "start, out, a, w, b, v", lines), "run", called, [tile]), *addresses)
@@ -178,6 +184,38 @@ def test_layers_are_on_the_matrix_unit_where_its_tiles_are_full_enough(
     assert {layout.split for layout in planned(spec)} == {"units" if by_units else "rows"}
     monkeypatch.setattr(host, "matrix_unit", lambda: False)
     assert {layout.on_matrix_unit for layout in planned(spec)} == {False}
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_there_is_room_for_rows_of_fewer_numbers_too(depth: int, fewer: int) -> None:
+    depth, fewer = max(depth, fewer), min(depth, fewer)
+    rows = matrix.rows_at_once(depth)
+    assert rows % (2 * amx.ROWS) == 0
+    assert rows // amx.ROWS * parts.tile_bytes(fewer) <= matrix.room_bytes(depth)
+
+
+@given(
+    st.booleans(),
+    st.sampled_from([1, 4]),
+    st.sampled_from([("basic_rnn", None), ("gru", None), ("lstm", None), ("lstm", 50), ("lstm", 1000)]),
+    st.integers(12, 400),
+    st.integers(16, 900),
+)
+def test_a_thread_has_room_for_all_that_it_cuts_into_parts(
+    train: bool, window: int, cell: tuple[str, int | None], batch: int, units: int
+) -> None:
+    spec = stack(cell[0], units=units, batch=batch, train=train, options=CellOptions(num_proj=cell[1]))
+    layout = replace(bottom(spec, window=window), on_matrix_unit=True)
+    room, inputs = buffers.room_bytes(layout), layout.spec.input_size
+    tiles = -(-layout.rows.big // amx.ROWS) * layout.rows.most_groups
+    for s in layout.stages:
+        gates = s.row_bytes // layout.itemsize
+        in_step = parts.tile_bytes(s.operand_size) + (parts.tile_bytes(inputs) if layout.fused else 0)
+        products = [] if layout.fused else [inputs]
+        if train:
+            in_step, products = max(in_step, parts.tile_bytes(gates)), [*products, gates, PANEL_ROWS]
+        assert room >= tiles * in_step
+        assert all(room >= matrix.room_bytes(depth) for depth in products)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def configure(builder: Any, rows: Any) -> None:
         table = cgutils.global_constant(builder, CONFIGURATIONS, cgutils.make_bytearray(data))
         table.align = WIDTH
     offset = builder.mul(builder.sub(rows, ir.Constant(I64, 1)), ir.Constant(I64, WIDTH))
-    instruction(builder, "ldtilecfg", builder.gep(table, [offset], source_etype=ir.IntType(8)))
+    _instruction(builder, "ldtilecfg", builder.gep(table, [offset], source_etype=ir.IntType(8)))
 
 
 def _configuration(rows: int) -> Iterator[int]:
@@ -55,17 +55,17 @@ def _configuration(rows: int) -> Iterator[int]:
 
 def release(builder: Any) -> None:
     """Gives the unit back, so that nothing of it need be saved any more."""
-    instruction(builder, "tilerelease")
+    _instruction(builder, "tilerelease")
 
 
 def load(builder: Any, register: int, place: Any, stride: Any) -> None:
     """Fills a register with rows that are `stride` bytes apart: with one row again and again, if that is 0."""
-    instruction(builder, "tileloadd64", _number(register), place, stride)
+    _instruction(builder, "tileloadd64", _number(register), place, stride)
 
 
 def store(builder: Any, register: int, place: Any, stride: Any) -> None:
     """Writes the rows of a register, `stride` bytes apart."""
-    instruction(builder, "tilestored64", _number(register), place, stride)
+    _instruction(builder, "tilestored64", _number(register), place, stride)
 
 
 def multiply_add(builder: Any, sums: int, a: int, w: int) -> None:
@@ -73,10 +73,10 @@ def multiply_add(builder: Any, sums: int, a: int, w: int) -> None:
 
     A word of a's row r holds steps 2 j (its lower half) and 2 j + 1, and so does the word of column c in w's row j.
     """
-    instruction(builder, "tdpbf16ps", _number(sums), _number(a), _number(w))
+    _instruction(builder, "tdpbf16ps", _number(sums), _number(a), _number(w))
 
 
-def instruction(builder: Any, name: str, *values: Any) -> None:
+def _instruction(builder: Any, name: str, *values: Any) -> None:
     """Emits one of LLVM's intrinsics of x86, which returns nothing."""
     function = ir.FunctionType(ir.VoidType(), [value.type for value in values])
     builder.call(cgutils.get_or_insert_function(builder.module, function, f"llvm.x86.{name}"), values)

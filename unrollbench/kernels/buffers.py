@@ -49,7 +49,7 @@ class Buffers:
         itemsize = network.layouts[0].itemsize
         panel = max(panel_bytes(layout, s) for layout in network.layouts for s in layout.stages) if spec.train else 0
         self._panel = pack.aligned((spec.threads, panel // itemsize), spec.dtype)
-        room = max(_room_bytes(layout) for layout in network.layouts)
+        room = max(room_bytes(layout) for layout in network.layouts)
         self._room = pack.aligned((spec.threads, room // itemsize), spec.dtype)
         for buffers in self.layers:
             self._allocate_fixed(buffers)
@@ -302,16 +302,16 @@ class Buffers:
         return total - self.weight_bytes - self.saved_bytes
 
 
-def _room_bytes(layout: LayerLayout) -> int:
+def room_bytes(layout: LayerLayout) -> int:
     """Bytes that a thread needs for rows that are cut into parts for the matrix unit."""
     if not layout.on_matrix_unit:
         return 0
     inputs, operand = layout.spec.input_size, max(s.operand_size for s in layout.stages)
-    gates = max(s.row_bytes // layout.itemsize for s in layout.stages)
+    gates = [s.row_bytes // layout.itemsize for s in layout.stages]
     cut = layout.cut_bytes(operand) + layout.cut_bytes(inputs if layout.fused else 0)
     products = [0 if layout.fused else inputs]
     if layout.train:
-        cut, products = max(cut, layout.cut_bytes(gates)), [*products, gates, PANEL_ROWS]
+        cut, products = max(cut, layout.cut_bytes(max(gates))), [*products, *gates, PANEL_ROWS]
     return max(layout.rows.most_groups * cut, *map(matrix.room_bytes, products))
 
 

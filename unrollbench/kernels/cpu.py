@@ -115,7 +115,7 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
                 if layout.on_matrix_unit:
                     depths = tuple(product.depth for product in added)
                     at_once = layout.columns_at_once(s.group_columns(group))
-                    one = matrix.step_tile(rows, *ends, depths, at_once)
+                    one = matrix.step_tile(-(-rows // amx.ROWS), *ends, depths, at_once)
                     namespace[f"tile_{s.index}_{rows}x{group.name}"] = one.call
                     uses.append(one)
                     continue
@@ -133,7 +133,8 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
         equations = _equations(_of_any_layer(layout), s.index)
         namespace |= {name: each.call for name, each in equations.items()}
         uses += equations.values()
-    return kernel(forward.step(layout, inputs), "step", {**namespace, **_cutting(layout, uses)}, uses)
+    cutting, cutters = _cutting(layout)
+    return kernel(forward.step(layout, inputs), "step", {**namespace, **cutting}, [*uses, *cutters])
 
 
 @cache
@@ -146,7 +147,8 @@ def _backward_step(layout: LayerLayout) -> Kernel:
                 offsets = tuple(b * layout.width for b in range(blocks))
                 ends = tile.Ends(layout.arrays[s.stage.operand].row_bytes, offsets)
                 if layout.on_matrix_unit:
-                    one = matrix.step_tile(rows, ends, ends, (added[0].depth,), layout.columns_at_once(blocks))
+                    at_once = layout.columns_at_once(blocks)
+                    one = matrix.step_tile(-(-rows // amx.ROWS), ends, ends, (added[0].depth,), at_once)
                     namespace[f"tile_T{s.index}_{rows}x{blocks}"] = one.call
                     uses.append(one)
                     continue
@@ -156,12 +158,12 @@ def _backward_step(layout: LayerLayout) -> Kernel:
         gradients = _gradients(_of_any_layer(layout), s.index)
         namespace |= {name: each.call for name, each in gradients.items()}
         uses += gradients.values()
-    return kernel(gradient.step(layout), "step", {**namespace, **_cutting(layout, uses)}, uses)
+    cutting, cutters = _cutting(layout)
+    return kernel(gradient.step(layout), "step", {**namespace, **cutting}, [*uses, *cutters])
 
 
-def _cutting(layout: LayerLayout, uses: list[Kernel]) -> dict[str, Any]:
-    """What a step calls for the matrix unit beside its tiles."""
+def _cutting(layout: LayerLayout) -> tuple[dict[str, Any], list[Kernel]]:
+    """What a step calls for the matrix unit beside its tiles, and those of that which are kernels."""
     if not layout.on_matrix_unit:
-        return {}
-    uses.append(parts.split())
-    return {"split": parts.split().call, "configure": amx.configure}
+        return {}, []
+    return {"split": parts.split().call, "configure": amx.configure}, [parts.split()]

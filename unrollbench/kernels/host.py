@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from llvmlite import binding
+from numba.core import config
 
 from unrollbench.case import DTYPES
 
@@ -53,9 +54,14 @@ def lanes(dtype: str) -> int:
 
 @cache
 def matrix_unit() -> bool:
-    """Whether there is a unit that multiplies tiles of bfloat16 (x86's AMX), and Linux lets this process use it."""
+    """Whether there is a unit that multiplies tiles of bfloat16 (x86's AMX), and Linux lets this process use it.
+
+    It asks for that. There is none where Numba is told to make code for another processor.
+    """
     features, unit = binding.get_host_cpu_features(), ("amx-bf16", "amx-tile", "avx512f")
     if platform.system() != "Linux" or not is_x86() or not all(features.get(name) for name in unit):
+        return False
+    if config.CPU_NAME is not None or config.CPU_FEATURES is not None:
         return False
     return ctypes.CDLL(None).syscall(ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0
 

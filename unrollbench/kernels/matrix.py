@@ -3,8 +3,9 @@
 With numbers cut into three parts, a product is the sum of the six products of parts that are not below the rounding of
 float32: a1w1 + (a1w2 + a2w1) + (a1w3 + a2w2 + a3w1); what is left out is at most 2^-24 of it (Henry, Tang and Heinecke,
 "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", ARITH 2019). The sums are
-float32. Infinite inputs and states are multiplied as they are; infinite weights, or gradients of pre-activations, may
-give NaN where float32 gives infinity.
+float32. Infinite inputs and states are multiplied as they are. Infinite weights, or gradients of pre-activations, may
+give NaN where float32 does not; and of numbers below some 1e-31 the smallest parts are lost, so that these have fewer
+bits than in float32 (`parts`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.parts import CHUNK, FLAG_BYTES, PARTS_BYTES, chunks, column_bytes, split, tile_bytes
 from unrollbench.kernels.tile import Ends
-from unrollbench.kernels.words import I64, peek, pointer
+from unrollbench.kernels.words import I64, at, peek, pointer
 
 ORDER = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 2), (0, 0))
 """Which part of a meets which of w, the smallest products first; each pair shares one with the one before."""
@@ -82,13 +83,9 @@ def _each_sum(move: Any, tiles: int, offsets: tuple[int, ...]) -> Any:
         for tile in range(tiles):
             first = builder.add(address, builder.mul(stride, ir.Constant(I64, tile * ROWS)))
             for column, offset in enumerate(offsets):
-                move(builder, _sum(tiles, tile, column), _at(builder, pointer(builder, first), offset), stride)
+                move(builder, _sum(tiles, tile, column), at(builder, pointer(builder, first), offset), stride)
 
     return emit
-
-
-def _at(builder: Any, place: Any, offset: int) -> Any:
-    return builder.gep(place, [ir.Constant(I64, offset)], source_etype=ir.IntType(8))
 
 
 def _multiply_add(tiles: int, columns: int) -> Any:
@@ -106,7 +103,7 @@ def _multiply_add(tiles: int, columns: int) -> Any:
 
         def load(register: int, place: Any, part: int) -> None:
             if held.get(register) != (place, part):
-                amx.load(builder, register, _at(builder, place, part * TILE_BYTES), ir.Constant(I64, WIDTH))
+                amx.load(builder, register, at(builder, place, part * TILE_BYTES), ir.Constant(I64, WIDTH))
                 held[register] = place, part
 
         for a_part, w_part in ORDER:
@@ -122,11 +119,11 @@ def _multiply_add(tiles: int, columns: int) -> Any:
 
 
 @cache
-def step_tile(rows: int, start: Ends, out: Ends, depths: tuple[int, ...], columns_at_once: tuple[int, ...]) -> Kernel:
+def step_tile(tiles: int, start: Ends, out: Ends, depths: tuple[int, ...], columns_at_once: tuple[int, ...]) -> Kernel:
     """What `tile.step_tile` computes, of rows that `parts.split` has cut and weights that `pack.split` has.
 
-    depths: of one product or of two. Arguments: start, out, and a and w for each product. The unit is configured for
-    so many rows.
+    tiles: one or two, of as many rows as the unit is configured for. depths: of one product or of two. Arguments:
+    start, out, and a and w for each product.
     """
     column, lines, blocks = 0, list[str](), dict[str, Kernel]()
     for columns in columns_at_once:
@@ -135,7 +132,7 @@ def step_tile(rows: int, start: Ends, out: Ends, depths: tuple[int, ...], column
             passed += [f"{chunks(depth)}", f"a_{index}", f"w_{index} + {column * column_bytes(depth)}"]
         passed += ["0", "0", "0"] * (2 - len(depths))
         (begin, begins), (end, ends) = (_relative(each.offsets[column : column + columns]) for each in (start, out))
-        blocks[f"block_{column}"] = block(-(-rows // ROWS), begins, ends)
+        blocks[f"block_{column}"] = block(tiles, begins, ends)
         lines.append(f"block_{column}(start + {begin}, {start.row}, out + {end}, {out.row}, {', '.join(passed)})")
         column += columns
     operands = ", ".join(f"a_{index}, w_{index}" for index in range(len(depths)))
@@ -148,9 +145,14 @@ def _relative(offsets: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
     return offsets[0], tuple(offset - offsets[0] for offset in offsets)
 
 
+def rows_at_once(depth: int) -> int:
+    """Rows of so many numbers that `multiply` takes through all columns before the next ones."""
+    return 2 * ROWS * max(1, min(BLOCK_TILES // 2, BLOCK_BYTES // tile_bytes(depth) // 2))
+
+
 def room_bytes(depth: int) -> int:
-    """Bytes that `multiply` needs beside its operands."""
-    return 2 * max(1, min(BLOCK_TILES // 2, BLOCK_BYTES // tile_bytes(depth) // 2)) * tile_bytes(depth)
+    """Bytes that `multiply` needs for those rows, or for as many of fewer numbers."""
+    return rows_at_once(depth) // ROWS * tile_bytes(depth)
 
 
 @cache
@@ -159,30 +161,29 @@ def multiply() -> Kernel:
 
     Arguments: rows, columns and steps of k; the addresses of a and w; bytes from column to column of w; the address of
     start, and 1 if all rows share that; of out; bytes from row to row of a and of out, how many rows a run has, and the
-    gaps of a and out, as there; and that of `room_bytes`. No tile has rows of two runs that have a gap between them.
+    gaps of a and out, as there; how many rows to take at once, in pairs of tiles, and room for these, cut into parts.
+    No tile has rows of two runs that have a gap between them.
     """
     shapes = [(tiles, columns) for tiles in (1, 2) for columns in (1, 2)]
     text = f"""
-def multiply(rows, columns, depth, a, w, w_column, start, shared, out, a_row, out_row, run, a_gap, out_gap, room):
+def multiply(rows, columns, depth, a, w, w_column, start, shared, out, a_row, out_row, run, a_gap, out_gap, most, room):
     chunks = (depth + {CHUNK - 1}) // {CHUNK}
     tile_bytes, start_row = chunks * {PARTS_BYTES + TILE_BYTES} + {FLAG_BYTES}, out_row * (1 - shared)
     run = rows if a_gap == 0 and out_gap == 0 else run
-    pairs = {BLOCK_BYTES} // tile_bytes // 2
-    most = {2 * ROWS} * (1 if pairs < 1 else min(pairs, {BLOCK_TILES // 2}))
     while rows > 0:
         of_run = min(run, rows)
         rows -= of_run
         while of_run > 0:
-            count, column = min(most, of_run), 0
+            count, column, configured = min(most, of_run), 0, 0
             split(count, depth, a, a_row, room)
             while column < columns:
                 tile, s, o, panel = room, start + column * {WIDTH}, out + column * {WIDTH}, w + column * w_column
-                left, configured, wide = count, 0, column + 2 <= columns
+                left, wide = count, column + 2 <= columns
                 while left > 0:
                     height = min({2 * ROWS}, left)
                     if height != configured:
                         configure(height)
-                    configured = height
+                        configured = height
                     if height > {ROWS} and wide:
                         block_2x2(s, start_row, o, out_row, chunks, tile, panel, 0, 0, 0)
                     elif height > {ROWS}:
@@ -219,7 +220,7 @@ def peak() -> Kernel:
 
     def load(builder: Any, address: Any) -> None:
         for register in range(REGISTERS):
-            place = _at(builder, pointer(builder, address), register * TILE_BYTES)
+            place = at(builder, pointer(builder, address), register * TILE_BYTES)
             amx.load(builder, register, place, ir.Constant(I64, WIDTH))
 
     def multiply_add(builder: Any) -> None:

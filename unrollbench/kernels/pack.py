@@ -84,12 +84,12 @@ def split(vectors: Array) -> Array:
     words, upper = found.view(np.uint32), np.uint32(0xFFFF0000)
     with np.errstate(invalid="ignore", over="ignore"):
         for part in range(3):
-            rounded = (rest.view(np.uint32) + np.uint32(0x8000)) & upper
-            following = rest - rounded.view(np.float32)
-            finite = np.isfinite(following)
+            finite, bits = np.isfinite(rest), rest.view(np.uint32)
+            rounded = (bits + np.uint32(0x8000)) & upper
+            rounded = np.where(np.isfinite(rounded.view(np.float32)), rounded, bits & upper)
             chosen = np.where(finite, rounded, (rest + rest).view(np.uint32) & upper)
             words[:, :, part] = (chosen[:, :, 0] >> np.uint32(16)) | chosen[:, :, 1]
-            rest = np.where(finite, following, np.float32(0))
+            rest = np.where(finite, rest - rounded.view(np.float32), np.float32(0))
     return found
 
 

@@ -1,7 +1,7 @@
 """float32 numbers cut into three bfloat16 parts, in the order in which a matrix unit reads them.
 
-The parts' sum is the number: each is the nearest bfloat16 to what the ones before it leave. Parts below 2^-126 count as
-zero in the unit, and magnitudes from 3.396e38 on, which round to infinity in bfloat16, count as infinite.
+The parts' sum is the number: each is the nearest finite bfloat16 to what the ones before it leave. Parts below 2^-126
+count as zero in the unit, so numbers below 2^-102 have fewer bits there.
 
 k, the contracted index, goes in chunks of 32 steps, of which step j shares a word with step 16 + j. Of 16 rows of an
 operand the parts of chunk after chunk lie next to each other, in tiles of 1 KiB. Behind them there is room for the
@@ -21,7 +21,7 @@ from numba.core import cgutils
 from unrollbench.kernels.amx import ROWS, TILE_BYTES, WIDTH
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.lowering import kernel
-from unrollbench.kernels.words import I64, pointer, put
+from unrollbench.kernels.words import I64, at, pointer, put
 
 PARTS, CHUNK = 3, 32
 """Parts of a number, and steps of k that a tile spans."""
@@ -107,16 +107,19 @@ class _Vector:
 
     def __init__(self, builder: Any, value: Any) -> None:
         self.builder, self.float, self.words = builder, value.type, ir.VectorType(ir.IntType(32), ROWS)
-        first = self._rounded(value)
+        self.is_finite, first = self._finite(self._bits(value)), self._rounded(value)
+        first = builder.select(self._finite(first), first, self._upper(self._bits(value)))  # not up to infinity
         rest = builder.fsub(value, builder.bitcast(first, self.float))
-        size = builder.bitcast(builder.and_(self._bits(rest), self._all(0x7FFFFFFF)), self.float)
-        self.is_finite = builder.fcmp_ordered("<", size, ir.Constant(self.float, [float("inf")] * ROWS))
         rest = builder.select(self.is_finite, rest, ir.Constant(self.float, None))
         second = self._rounded(rest)
         third = self._upper(self._bits(builder.fsub(rest, builder.bitcast(second, self.float))))
         same = self._upper(self._bits(builder.fadd(value, value)))  # of infinity and NaN, which is quiet then
         self.parts = [builder.select(self.is_finite, first, same), second, third]
         self.finite = builder.select(self.is_finite, first, self._all(0))
+
+    def _finite(self, words: Any) -> Any:
+        size = self.builder.and_(words, self._all(0x7FFFFFFF))
+        return self.builder.icmp_unsigned("<", size, self._all(0x7F800000))
 
     def _all(self, number: int) -> Any:
         return ir.Constant(self.words, [number] * ROWS)
@@ -137,13 +140,9 @@ def _store_words(builder: Any, low: Any, high: Any, place: Any) -> None:
     builder.store(builder.or_(builder.lshr(low, shift), high), place, align=4)
 
 
-def _at(builder: Any, address: Any, offset: int) -> Any:
-    return builder.gep(pointer(builder, address), [ir.Constant(I64, offset)], source_etype=ir.IntType(8))
-
-
 def _store_parts(builder: Any, low: _Vector, high: _Vector, out: Any) -> None:
     for index, pair in enumerate(zip(low.parts, high.parts, strict=True)):
-        _store_words(builder, *pair, _at(builder, out, index * TILE_BYTES))
+        _store_words(builder, *pair, at(builder, pointer(builder, out), index * TILE_BYTES))
 
 
 def _chunk(builder: Any, a: Any, count: Any) -> tuple[_Vector, _Vector]:
@@ -174,7 +173,7 @@ def _cut_words(builder: Any, low: Any, high: Any, out: Any) -> None:
 
 def _read(builder: Any, address: Any, count: Any, first: int) -> Any:
     """Numbers `first` to `first` + 15 from an address on, with zeros in the place of those from number `count` on."""
-    place, numbers = _at(builder, address, 4 * first), ir.VectorType(ir.FloatType(), ROWS)
+    place, numbers = at(builder, pointer(builder, address), 4 * first), ir.VectorType(ir.FloatType(), ROWS)
     if count is None:
         return builder.load(place, align=4, typ=numbers)
     words, word = ir.VectorType(I64, ROWS), ir.IntType(32)

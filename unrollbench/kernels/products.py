@@ -69,9 +69,9 @@ def _weights(layout: LayerLayout, depth: int) -> str:
     return ", ".join(map(str, strides))
 
 
-def _room(layout: LayerLayout) -> str:
-    """The last argument of the matrix unit's `multiply`."""
-    return f", {field(layout, 'room')}" if layout.on_matrix_unit else ""
+def _room(layout: LayerLayout, depth: int) -> str:
+    """The last arguments of the matrix unit's `multiply`, of rows of so many numbers or fewer."""
+    return f", {matrix.rows_at_once(depth)}, {field(layout, 'room')}" if layout.on_matrix_unit else ""
 
 
 @cache
@@ -97,7 +97,7 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
         f"gates = {at(f'gates_{i}')} + (({gates_slot} + done) * {batch} + first) * {s.row_bytes} + column * {width}",
         f"W_x, bias = {at(f'W_x_{i}')} + column * {_column_bytes(layout, depth)}, {at(f'bias_{i}')} + column * {width}",
         f"multiply(rows, count, {depth}, x, W_x, {_weights(layout, depth)}, bias, 1, gates, {inputs.row_bytes}, "
-        f"{s.row_bytes}, own, others * {inputs.row_bytes}, others * {s.row_bytes}{_room(layout)})",
+        f"{s.row_bytes}, own, others * {inputs.row_bytes}, others * {s.row_bytes}{_room(layout, depth)})",
     ]
     if layout.projects_ahead and depth:
         lines += ["done = 0", "while done < n:", f"    rows = min({AHEAD_STEPS}, n - done) * own"]
@@ -136,7 +136,7 @@ def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
             f"gates = {at(f'gates_{s.index}')} + (t * {batch} + first) * {s.row_bytes}",
             f"multiply(rows, count, {depth}, gates, "
             f"{at(f'W_xT_{s.index}')} + column * {_column_bytes(layout, depth)}, {_weights(layout, depth)}, {start}, "
-            f"out, {s.row_bytes}, {d_x_row}, own, others * {s.row_bytes}, others * {d_x_row}{_room(layout)})",
+            f"out, {s.row_bytes}, {d_x_row}, own, others * {s.row_bytes}, others * {d_x_row}{_room(layout, depth)})",
         ]
         start = "out, 0"
     return _kernel("d_inputs", layout, lines)
@@ -189,7 +189,7 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
             f"{at('zeros')}, panels)",
             f"    multiply({rows}, count, depth, packed, panels, (depth + {parts.CHUNK - 1}) // {parts.CHUNK} * "
             f"{parts.column_bytes(1)}, {at('zeros')} if replaces else out, replaces, out, {depth_bytes}, "
-            f"{s.row_bytes}, {rows}, 0, 0{_room(layout)})",
+            f"{s.row_bytes}, {rows}, 0, 0{_room(layout, PANEL_ROWS)})",
         ]
         called, uses = {"split_columns": parts.split_columns().call}, [transposer, parts.split_columns()]
         return _kernel("d_weights", layout, lines, {**called, "transpose": transposer.call}, uses)

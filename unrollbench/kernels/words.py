@@ -25,6 +25,11 @@ def pointer(builder, address):
     return builder.inttoptr(address, ir.PointerType())
 
 
+def at(builder, place, offset):
+    """The LLVM pointer so many bytes past another, a number."""
+    return builder.gep(place, [ir.Constant(I64, offset)], source_etype=ir.IntType(8))
+
+
 def peek(builder, address, offset):
     """The int64 `offset` bytes past `address`."""
     return builder.load(pointer(builder, builder.add(address, offset)), align=8, typ=I64)
