@@ -148,7 +148,12 @@ def panel_bytes(layout: LayerLayout, s: StageLayout) -> int:
     if layout.on_matrix_unit:
         groups = -(-s.columns // 4)
         panels = -(-groups // layout.threads) * 4 * parts.column_bytes(PANEL_ROWS)
-    return panels + (layout.kernel_rows(s) + 1) * PANEL_ROWS * layout.itemsize
+    return panels + _packed_bytes(layout, s)
+
+
+def _packed_bytes(layout: LayerLayout, s: StageLayout) -> int:
+    """Bytes of one of them: x, the operand and a row of ones, which is there even where no bias is."""
+    return (layout.kernel_rows(s) + 1) * PANEL_ROWS * layout.itemsize
 
 
 @cache
@@ -167,7 +172,7 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
     depth_bytes, rows = PANEL_ROWS * itemsize, layout.kernel_rows(s) + (s.stage.bias is not None)
     lines = [
         f"thread, rows, latest = {at('thread')}, n * {batch}, t + n == {at('limit')}",
-        f"panels, packed = {at('panel')}, {at('panel')} + {panel_bytes(layout, s) - rows * depth_bytes}",
+        f"panels, packed = {at('panel')}, {at('panel')} + {panel_bytes(layout, s) - _packed_bytes(layout, s)}",
         f"gates = {at(f'gates_{i}')} + t * {batch * s.row_bytes}",
         f"x, operand = {at('x')} + t * {batch * x_row}, {at(s.stage.operand)} + t * {batch * operand_row}",
         f"copy_bytes(packed + {layout.kernel_rows(s) * depth_bytes}, {at('ones')}, {depth_bytes})",
