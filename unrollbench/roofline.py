@@ -168,7 +168,7 @@ def _beyond(case: Case) -> str | None:
 
 
 def _peak(case: Case, ceilings: Sequence[Ceiling]) -> Ceiling | None:
-    """The ceiling of products: of whatever makes them fastest; None where one of these is missing or was disturbed."""
+    """The ceiling of products: of whatever makes them fastest; None if one was disturbed, or none is known."""
     found = [c for c in _fitting(case, ceilings) if c.name in (MULTIPLY_ADD, MATRIX_UNIT)]
     if MULTIPLY_ADD not in (c.name for c in found) or any(disturbance(c) for c in found):
         return None

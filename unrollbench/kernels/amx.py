@@ -26,6 +26,11 @@ REGISTERS = 2 * SUMS
 CONFIGURATIONS = "unrollbench.configurations"
 
 
+def tiles(rows: int) -> int:
+    """Tiles that so many rows take."""
+    return -(-rows // ROWS)
+
+
 def most_columns(rows: int) -> int:
     """Columns that are multiplied at once beside so many rows, of one tile or two."""
     return SUMS if rows <= ROWS else SUMS // 2
@@ -47,9 +52,9 @@ def configure(builder: Any, rows: Any) -> None:
 
 def _configuration(rows: int) -> Iterator[int]:
     """The 64 bytes of one: palette 1, bytes per row of 16 registers, rows of 16 registers; only 8 exist."""
-    tiles = [rows] if rows <= ROWS else [ROWS, rows - ROWS]
-    sums = [count for count in tiles for _ in range(SUMS // len(tiles))]
-    operands = [*tiles, *[ROWS] * (SUMS - len(tiles))]
+    counts = [rows] if rows <= ROWS else [ROWS, rows - ROWS]
+    sums = [count for count in counts for _ in range(SUMS // len(counts))]
+    operands = [*counts, *[ROWS] * (SUMS - len(counts))]
     yield from [1, *[0] * 15, *[WIDTH, 0] * REGISTERS, *[0] * 16, *sums, *operands, *[0] * 8]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from llvmlite import ir
 
 from unrollbench.case import DTYPES
-from unrollbench.kernels import amx, host, matrix, pack
+from unrollbench.kernels import amx, host, matrix, pack, parts
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.simd import multiply_add, vector
@@ -70,10 +70,8 @@ def measure(
 def _matrix_unit(team: Team, try_s: float) -> Ceiling:
     """The peak of the matrix unit, on numbers between -1 and 1: zeros would cost it less power."""
     numbers, rounds = pack.aligned((amx.REGISTERS, amx.TILE_BYTES // 4), "float32"), 20_000
-    numbers[...] = 0.0
-    drawn = np.random.default_rng(0).uniform(-1, 1, (2, amx.SUMS, numbers.shape[1])).astype(np.float32)
-    low, high = drawn.view(np.uint32)
-    numbers.view(np.uint32)[amx.SUMS :] = (low >> np.uint32(16)) | (high & np.uint32(0xFFFF0000))
+    drawn = np.random.default_rng(0).uniform(-1, 1, (2, parts.CHUNK, amx.ROWS)).astype(np.float32)
+    numbers[amx.SUMS :] = pack.split(drawn)[:, 0, :2].reshape(amx.SUMS, -1)  # the first two parts of two columns
     best = _best(team, matrix.peak(), [(numbers.ctypes.data, rounds, 0)] * team.size, try_s)
     flops = 2 * matrix.MULTIPLY_ADDS_PER_ROUND * rounds * team.size
     value = flops / best.seconds / 1e9

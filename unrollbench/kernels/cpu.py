@@ -115,7 +115,7 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
                 if layout.on_matrix_unit:
                     depths = tuple(product.depth for product in added)
                     at_once = layout.columns_at_once(s.group_columns(group))
-                    one = matrix.step_tile(-(-rows // amx.ROWS), *ends, depths, at_once)
+                    one = matrix.step_tile(amx.tiles(rows), *ends, depths, at_once)
                     namespace[f"tile_{s.index}_{rows}x{group.name}"] = one.call
                     uses.append(one)
                     continue
@@ -148,7 +148,7 @@ def _backward_step(layout: LayerLayout) -> Kernel:
                 ends = tile.Ends(layout.arrays[s.stage.operand].row_bytes, offsets)
                 if layout.on_matrix_unit:
                     at_once = layout.columns_at_once(blocks)
-                    one = matrix.step_tile(-(-rows // amx.ROWS), ends, ends, (added[0].depth,), at_once)
+                    one = matrix.step_tile(amx.tiles(rows), ends, ends, (added[0].depth,), at_once)
                     namespace[f"tile_T{s.index}_{rows}x{blocks}"] = one.call
                     uses.append(one)
                     continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from unrollbench.kernels import parts
 from unrollbench.kernels.equations import MOST_TOGETHER, Equations, Touched
 from unrollbench.kernels.expression import Expression
 from unrollbench.kernels.layout import AHEAD_STEPS, Group, Inputs, LayerLayout, StageLayout, partition
@@ -39,8 +38,6 @@ def step(layout: LayerLayout, inputs: Inputs) -> str:
         lines.append(f"x = {inputs.address(layout)}")
     if layout.projects_ahead:
         lines += _ahead(layout)
-    if layout.on_matrix_unit:
-        lines.append(f"room = {field(layout, 'room')}")
     if layout.fused:
         lines += cut(layout, "x", inputs.row_bytes, layout.spec.input_size, _inputs_at(layout))
     for s in layout.stages:
@@ -73,13 +70,11 @@ def _tile(
         own = f"{own} + row * {s.row_bytes} + {offset}"
     arguments = [f"bias + {offset}" if layout.fused else own, own]
     for (address, weights), product in zip(OPERANDS, products(layout, s, inputs), strict=True):
-        if product is not None and layout.on_matrix_unit:
-            offset = _inputs_at(layout) if address == "x" else 0
-            panel = parts.column_bytes(product.depth)
-            arguments += [cut_tile(layout, product.depth, offset), f"{weights} + block * {panel * gates_count}"]
-        elif product is not None:
-            panel = product.depth * layout.width  # bytes of one column of weights
-            arguments += [f"{address} + row * {product.a_row}", f"{weights} + block * {panel * gates_count}"]
+        if product is not None:
+            panel, operand = layout.column_bytes(product.depth), f"{address} + row * {product.a_row}"
+            if layout.on_matrix_unit:
+                operand = cut_tile(layout, product.depth, _inputs_at(layout) if address == "x" else 0)
+            arguments += [operand, f"{weights} + block * {panel * gates_count}"]
             if product.ranges:
                 arguments += ["0", "stop", "start", f"{product.depth} - start"]
             arguments += following_weights(layout, weights, rows, group, s.group_columns(group), panel)

@@ -7,7 +7,6 @@ buffers as they are, so the final state's gradient waits there until the row's l
 
 from __future__ import annotations
 
-from unrollbench.kernels import parts
 from unrollbench.kernels.equations import Equations, Place, Touched
 from unrollbench.kernels.expression import Expression, uses
 from unrollbench.kernels.layout import Group, LayerLayout, StageLayout
@@ -50,22 +49,18 @@ def step(layout: LayerLayout) -> str:
 def _product(layout: LayerLayout, s: StageLayout) -> list[str]:
     """d_operand += d_pre . W_h^T, over all gates at once."""
     row_bytes = layout.arrays[s.stage.operand].row_bytes
-    panel = s.row_bytes // layout.itemsize * layout.width  # bytes of one column of weights
+    depth = s.row_bytes // layout.itemsize
+    panel = layout.column_bytes(depth)
 
     def tile(rows: int, group: Group) -> list[str]:
         out = f"d_operand + row * {row_bytes} + block * {layout.width}"
-        if layout.on_matrix_unit:
-            a, w = cut_tile(layout, depth), f"W + block * {parts.column_bytes(depth)}"
-            return [f"tile_T{s.index}_{rows}x{group.name}({out}, {out}, {a}, {w})"]
-        passed = [out, out, f"gates_{s.index} + row * {s.row_bytes}", f"W + block * {panel}"]
+        operand = cut_tile(layout, depth) if layout.on_matrix_unit else f"gates_{s.index} + row * {s.row_bytes}"
+        passed = [out, out, operand, f"W + block * {panel}"]
         passed += following_weights(layout, "W", rows, group, group.blocks, panel)
         return [f"tile_T{s.index}_{rows}x{group.name}({', '.join(passed)})"]
 
-    depth = s.row_bytes // layout.itemsize
     lines = [f"d_operand, W = {field(layout, f'd_{s.stage.operand}')}, {field(layout, f'W_hT_{s.index}')}"]
-    if layout.on_matrix_unit:
-        lines.append(f"room = {field(layout, 'room')}")
-        lines += cut(layout, f"gates_{s.index}", s.row_bytes, depth)
+    lines += cut(layout, f"gates_{s.index}", s.row_bytes, depth)
     return lines + tiles(layout, "operand_", s.index, s.operand_groups, tile)
 
 

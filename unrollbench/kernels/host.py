@@ -1,4 +1,4 @@
-"""What the host's vector unit is: register width, register count and features, read from LLVM's own detection."""
+"""What the host's vector unit is, as LLVM detects it, its second-level cache, and whether it has a matrix unit."""
 
 from __future__ import annotations
 

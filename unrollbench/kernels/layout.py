@@ -265,7 +265,7 @@ class LayerLayout:
         threads = self.threads if self.split == "rows" else 1
         if self.on_matrix_unit:
             found = [partition(self.batch, threads, tiles * amx.ROWS) for tiles in (2, 1)]
-            return min(found, key=lambda rows: rows.most_groups * -(-rows.big // amx.ROWS))
+            return min(found, key=lambda rows: rows.most_groups * amx.tiles(rows.big))
         return partition(self.batch, threads, min(self._largest_rows(len(stage.gates)) for stage in self.cell.stages))
 
     def _largest_rows(self, gates: int) -> int:
@@ -321,9 +321,13 @@ class LayerLayout:
         """How many of a group's columns the matrix unit multiplies at once, one part after the other."""
         return tuple(partition(columns, 1, amx.most_columns(self.rows.big)).each)
 
+    def column_bytes(self, depth: int) -> int:
+        """Bytes of a column of so many packed weights."""
+        return parts.column_bytes(depth) if self.on_matrix_unit else depth * self.width
+
     def cut_bytes(self, depth: int) -> int:
         """Bytes of a tile's rows of so many numbers, cut into parts."""
-        return -(-self.rows.big // amx.ROWS) * parts.tile_bytes(depth)
+        return amx.tiles(self.rows.big) * parts.tile_bytes(depth)
 
     def panels(self, s: StageLayout) -> int:
         """How many groups of 4 columns a thread packs together for the weight gradient at most."""

@@ -116,7 +116,7 @@ def _division(spec: NetworkSpec, fused: bool) -> tuple[Literal["rows", "units"],
 
 def _fills_matrix_unit(spec: NetworkSpec, rows: int, least: int) -> bool:
     """Whether there is a matrix unit, and at least so many rows to fill most of its tiles with units."""
-    taken = -(-rows // amx.ROWS) * amx.ROWS
+    taken = amx.tiles(rows) * amx.ROWS
     units = min(min(layer.num_units, layer.output_size) for layer in spec.layers)
     full = rows * units >= MATRIX_FULL * taken * parts.chunks(units) * parts.CHUNK
     return spec.dtype == "float32" and rows >= least and full and host.matrix_unit()

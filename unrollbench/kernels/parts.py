@@ -65,7 +65,7 @@ def split(rows, depth, a, a_row, out):
                 infinite = infinite + cut(at, place)
                 at, place, left = at + {4 * CHUNK}, place + {PARTS_BYTES}, left - {CHUNK}
             if left > 0:
-                infinite = infinite + cut_some(at, place, left)
+                infinite = infinite + cut(at, place, left)
         if infinite > 0:
             for row in range(min({ROWS}, rows)):
                 at, place, left = a + row * a_row, finite + row * {WIDTH}, depth
@@ -76,7 +76,7 @@ def split(rows, depth, a, a_row, out):
         put(out, infinite)
         a, out, rows = a + {ROWS} * a_row, out + {FLAG_BYTES}, rows - {ROWS}
 """
-    return kernel(text, "split", {"put": put, "cut": _cut_chunk, "cut_some": _cut_chunk, "cut_finite": _cut_finite})
+    return kernel(text, "split", {"put": put, "cut": _cut_chunk, "cut_finite": _cut_finite})
 
 
 @cache

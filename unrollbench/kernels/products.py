@@ -58,14 +58,9 @@ def _part(layout: LayerLayout, columns: int, *, few_rows: bool = False) -> list[
     return [*lines, f"count = min({columns}, last_group * 4) - column"]
 
 
-def _column_bytes(layout: LayerLayout, depth: int) -> int:
-    """Bytes of a column of so many packed weights."""
-    return parts.column_bytes(depth) if layout.on_matrix_unit else depth * layout.width
-
-
 def _weights(layout: LayerLayout, depth: int) -> str:
     """The arguments of `multiply` that say how packed weights lie."""
-    strides = [_column_bytes(layout, depth), *([] if layout.on_matrix_unit else [layout.width])]
+    strides = [layout.column_bytes(depth), *([] if layout.on_matrix_unit else [layout.width])]
     return ", ".join(map(str, strides))
 
 
@@ -95,7 +90,7 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     products = [
         f"x = {at('x')} + (({x_slot} + done) * {batch} + first) * {inputs.row_bytes}",
         f"gates = {at(f'gates_{i}')} + (({gates_slot} + done) * {batch} + first) * {s.row_bytes} + column * {width}",
-        f"W_x, bias = {at(f'W_x_{i}')} + column * {_column_bytes(layout, depth)}, {at(f'bias_{i}')} + column * {width}",
+        f"W_x, bias = {at(f'W_x_{i}')} + column * {layout.column_bytes(depth)}, {at(f'bias_{i}')} + column * {width}",
         f"multiply(rows, count, {depth}, x, W_x, {_weights(layout, depth)}, bias, 1, gates, {inputs.row_bytes}, "
         f"{s.row_bytes}, own, others * {inputs.row_bytes}, others * {s.row_bytes}{_room(layout, depth)})",
     ]
@@ -135,7 +130,7 @@ def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
         lines += [
             f"gates = {at(f'gates_{s.index}')} + (t * {batch} + first) * {s.row_bytes}",
             f"multiply(rows, count, {depth}, gates, "
-            f"{at(f'W_xT_{s.index}')} + column * {_column_bytes(layout, depth)}, {_weights(layout, depth)}, {start}, "
+            f"{at(f'W_xT_{s.index}')} + column * {layout.column_bytes(depth)}, {_weights(layout, depth)}, {start}, "
             f"out, {s.row_bytes}, {d_x_row}, own, others * {s.row_bytes}, others * {d_x_row}{_room(layout, depth)})",
         ]
         start = "out, 0"

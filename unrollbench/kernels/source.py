@@ -120,11 +120,11 @@ def _row_tiles(layout: LayerLayout, group: Group, body: Callable[[int, Group], l
 def cut(layout: LayerLayout, rows: str, row_bytes: int, depth: int, offset: int = 0) -> list[str]:
     """Lines that cut this thread's rows of so many numbers into parts for the matrix unit, if there is one.
 
-    They lie `offset` bytes into this thread's room, tile after tile.
+    They lie `offset` bytes into this thread's room, tile after tile; `cut_tile` says where.
     """
     if not layout.on_matrix_unit:
         return []
-    lines = [f"row, place = {field(layout, 'row')}, {field(layout, 'room')} + {offset}"]
+    lines = [f"row, room = {field(layout, 'row')}, {field(layout, 'room')}", f"place = room + {offset}"]
     for size, kind in layout.rows.sizes:
         lines += [
             f"for _ in range({field(layout, f'row_tiles_{kind}')}):",
