@@ -105,14 +105,13 @@ def test_gates_are_not_packed_where_that_saves_nothing_or_a_later_stage_reads_th
 def test_tiles_fit_into_the_registers(cell: str, batch: int, units: int, threads: int, dtype: str) -> None:
     layout = replace(bottom(stack(cell, units=units, batch=batch, threads=threads, dtype=dtype)), on_matrix_unit=False)
     registers = host.vector_unit().registers
-    for stage in layout.stages:
-        gates = len(stage.stage.gates)
-        for rows, columns in (
-            (layout.rows.big, stage.groups.big * gates),
-            (layout.rows.big, stage.operand_groups.big),
-        ):
-            sums_weights_and_a_broadcast = rows * columns + columns + 1
-            assert sums_weights_and_a_broadcast <= registers or rows == 1 or columns == gates
+    for s in layout.stages:
+        for size in (s.groups.big * len(s.stage.gates), s.operand_groups.big):
+            parts = layout.columns_at_once(size)
+            assert sum(parts) == size
+            rows, columns = layout.rows.big, max(parts)
+            sums_and_operands = rows * columns + min(rows, columns) + 1
+            assert sums_and_operands <= registers
 
 
 @pytest.mark.parametrize(
@@ -189,17 +188,26 @@ def test_a_window_of_one_step_needs_room_for_a_tile_of_gates_and_two_slots_of_ou
         (1000, 1, 1, 32, False),
     ],
 )
+@pytest.mark.parametrize("registers", [16, 32])
 def test_steps_of_one_row_project_ahead_where_their_weights_come_from_a_cache_but_the_first(
-    units: int, batch: int, threads: int, window: int, ahead: bool
+    monkeypatch: pytest.MonkeyPatch, units: int, batch: int, threads: int, window: int, ahead: bool, registers: int
 ) -> None:
+    with_registers(monkeypatch, registers)
     spec = stack("lstm", units=units, batch=batch, threads=threads, layers=2)
-    assert planned(spec, window=window)[1].projects_ahead == ahead
+    assert planned(spec, window=window)[1].projects_ahead == (ahead and registers == 32)
+
+
+def with_registers(monkeypatch: pytest.MonkeyPatch, registers: int) -> None:
+    """As on a host with so many vector registers."""
+    unit = replace(host.vector_unit(), registers=registers)
+    monkeypatch.setattr(host, "vector_unit", lambda: unit)
 
 
 @pytest.mark.parametrize(("gates", "ahead"), [(8, True), (9, False)])
 def test_steps_project_ahead_only_as_many_gates_as_there_are_steps_for(
     monkeypatch: pytest.MonkeyPatch, gates: int, ahead: bool
 ) -> None:
+    with_registers(monkeypatch, 32)
     lstm = cells.load("lstm", CellOptions(), "float32")
     wide = replace(lstm, stages=(replace(lstm.stages[0], gates=tuple("abcdefghi"[:gates])),))
     monkeypatch.setattr(cells, "load", lambda *_: wide)

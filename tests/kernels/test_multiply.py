@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.kernels.vectors import call, drawn
 from unrollbench.kernels import host, multiply, pack
-from unrollbench.kernels.multiply import BLOCK_ROWS, HEIGHTS, OFFSETS, ROW_TILE
+from unrollbench.kernels.multiply import BLOCK_ROWS, OFFSETS, heights
 from unrollbench.kernels.source import define
 from unrollbench.tensors import Array
 
@@ -96,7 +96,8 @@ def test_every_row_has_its_offsets_and_as_many_rows_as_can_be_share_a_tile(rows:
 
         return note
 
-    called = {f"tile_{height}x{width}": tile(height, width) for width in HEIGHTS for height in (1, *HEIGHTS[width])}
+    sizes = [(height, width) for width, tall in heights().items() for height in (1, *tall)]
+    called = {f"tile_{height}x{width}": tile(height, width) for height, width in sizes}
     program = define(multiply.text(0), "multiply", {**called, "put": words.__setitem__, "room": lambda: 0})
     a_row, a_gap, out_row, out_gap = 10, 1000, 7, 700
     program(rows, columns, 5, 0, 0, 1, 0, 10**6, 0, 0, a_row, out_row, run, a_gap, out_gap)
@@ -104,8 +105,9 @@ def test_every_row_has_its_offsets_and_as_many_rows_as_can_be_share_a_tile(rows:
     cells = [(column, of_a) for _, _, column, of_a in taken]
     assert set(cells) == {(column, of_a) for column in range(columns) for of_a in lies}
     assert max(words) < 8 * OFFSETS
-    wide = [height for height, width, *_ in taken if width == 4]
+    widest = max(heights())
+    wide = [height for height, width, *_ in taken if width == widest]
     if rows >= 8:
         assert 1 not in wide
-        assert len(wide) == rows * (columns // 4 * 4)  # none is computed twice
-    assert {height for height, width, *_ in taken if width < 4} <= {1, ROW_TILE}
+        assert len(wide) == rows * (columns // widest * widest)  # none is computed twice
+    assert {height for height, width, *_ in taken if width < widest} <= {1, 6}

@@ -19,10 +19,10 @@ from tests.kernels.vectors import call, drawn
 from unrollbench.backends.numba_cpu import NetworkProgram
 from unrollbench.case import Case
 from unrollbench.kernels import layout, products
-from unrollbench.kernels.multiply import ROW_TILE
 from unrollbench.kernels.products import PANEL_ROWS
 from unrollbench.kernels.source import define, function
 from unrollbench.kernels.spec import spec_of
+from unrollbench.kernels.tile import ROW_TILE
 from unrollbench.kernels.transpose import transpose
 from unrollbench.schedule import of_case
 from unrollbench.tensors import Array, draw

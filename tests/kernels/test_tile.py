@@ -95,36 +95,38 @@ def test_a_tile_multiplies_rows_that_are_nan_apart_from_the_others() -> None:
     assert np.all(out[[0, 2]] == 2)
 
 
-def test_a_steps_tile_adds_to_its_result_whatever_it_asks_for_meanwhile() -> None:
+@pytest.mark.parametrize("parts", [(2,), (1, 1)])
+def test_a_steps_tile_adds_to_its_result_whatever_it_asks_for_meanwhile(parts: tuple[int, ...]) -> None:
     rng, rows, lanes, dtype = np.random.default_rng(4), 2, host.lanes("float32"), "float32"
     width = 4 * lanes
     ends = TILES.Ends(3 * width, (0, 2 * width))
-    tile = TILES.step_tile(dtype, rows, ends, ends, (TILES.Product(5, 7 * 4),), True)
+    tile = TILES.step_tile(dtype, rows, ends, ends, (TILES.Product(5, 7 * 4),), parts, True)
     kernel = Kernel("run", tile, 6)
     a, w, start = drawn(rng, (rows, 7), dtype), drawn(rng, (2, 5, lanes), dtype), drawn(rng, (rows, 3 * lanes), dtype)
     wanted = placed(start, np.einsum("rk,ckl->rcl", a[:, :5], w), (0, 2 * width))
-    w = pack.streamed(w, [2])
+    w = pack.streamed(w, parts)
     for ahead, ahead_k in ((w.ctypes.data, width), (0, 0), (0, 1 << 40)):  # no address that is asked for can fail
         out = start.copy()
         call(kernel, out.ctypes.data, out.ctypes.data, a.ctypes.data, w.ctypes.data, ahead, ahead_k)
         np.testing.assert_array_equal(out, wanted)
 
 
+@pytest.mark.parametrize("parts", [(3,), (2, 1)])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_a_steps_tile_adds_up_two_products_from_a_row_that_all_rows_share(rows: int) -> None:
+def test_a_steps_tile_adds_up_two_products_from_a_row_that_all_rows_share(rows: int, parts: tuple[int, ...]) -> None:
     rng, lanes, dtype = np.random.default_rng(5), host.lanes("float64"), "float64"
     width = 8 * lanes
-    start_ends, out_ends = TILES.Ends(0, (0, 3 * width)), TILES.Ends(2 * width, (0, width))
+    start_ends, out_ends = TILES.Ends(0, (0, 3 * width, width)), TILES.Ends(3 * width, (0, width, 2 * width))
     products = (TILES.Product(5, 7 * 8), TILES.Product(9, 9 * 8))
-    tile = TILES.step_tile(dtype, rows, start_ends, out_ends, products, False)
+    tile = TILES.step_tile(dtype, rows, start_ends, out_ends, products, parts, False)
     kernel = Kernel("run", tile, 6)
     x, h = drawn(rng, (rows, 7), dtype), drawn(rng, (rows, 9), dtype)
-    W_x, W_h = drawn(rng, (2, 5, lanes), dtype), drawn(rng, (2, 9, lanes), dtype)
-    bias, out = drawn(rng, (4, lanes), dtype), pack.aligned((rows, 2, lanes), dtype)
-    x_stream, h_stream = pack.streamed(W_x, [2]), pack.streamed(W_h, [2])
+    W_x, W_h = drawn(rng, (3, 5, lanes), dtype), drawn(rng, (3, 9, lanes), dtype)
+    bias, out = drawn(rng, (4, lanes), dtype), pack.aligned((rows, 3, lanes), dtype)
+    x_stream, h_stream = pack.streamed(W_x, parts), pack.streamed(W_h, parts)
     call(kernel, *(array.ctypes.data for array in (bias, out, x, x_stream, h, h_stream)))
     sums = np.einsum("rk,ckl->rcl", x[:, :5], W_x) + np.einsum("rk,ckl->rcl", h, W_h)
-    np.testing.assert_array_equal(out, bias[[0, 3]] + sums)
+    np.testing.assert_array_equal(out, bias[[0, 3, 1]] + sums)
 
 
 @pytest.mark.parametrize(("depth", "later_depth"), [(5, 5), (9, 4), (3, 8)])
@@ -156,10 +158,11 @@ def test_tiles_add_up_those_parts_of_a_product_that_they_are_told(cuts: tuple[in
     a, w = drawn(rng, (rows, depth), dtype), drawn(rng, (2, depth, lanes), dtype)
     start, kept = drawn(rng, (rows, 2, lanes), dtype), [k for k in range(depth) if not stop <= k < begin]
     wanted = start + np.einsum("rk,ckl->rcl", a[:, kept], w[:, kept])
-    out, stream = start.copy(), pack.streamed(w, [2])
-    tile = Kernel("run", TILES.step_tile(dtype, rows, ends, ends, (product,), False), 8)
-    call(tile, out.ctypes.data, out.ctypes.data, a.ctypes.data, stream.ctypes.data, *told)
-    np.testing.assert_array_equal(out, wanted)
+    for parts in ((1, 1), (2,)):
+        out, stream = start.copy(), pack.streamed(w, parts)
+        tile = Kernel("run", TILES.step_tile(dtype, rows, ends, ends, (product,), parts, False), 8)
+        call(tile, out.ctypes.data, out.ctypes.data, a.ctypes.data, stream.ctypes.data, *told)
+        np.testing.assert_array_equal(out, wanted)
     ahead = TILES.Product(later_depth, later_depth * 4)
     x, w_x, bias = (drawn(rng, shape, dtype) for shape in ((rows, later_depth), (later_depth, lanes), (lanes,)))
     row, later = start[:1].copy(), pack.aligned((rows, lanes), dtype)

@@ -237,10 +237,12 @@ class Buffers:
                 by_block = pack.by_block(by_gate, len(s.stage.gates), s.whole)
                 w_x, w_h, bias = cells.stage_weights(s.stage, layout.spec, given)
                 vectors = {f"W_h_{i}": pack.columns(w_h, by_block)}
-                streams = {f"W_h_{i}": s.group_sizes, f"W_hT_{i}": s.operand_groups.each}
+                at_once = [columns for size in s.group_sizes for columns in layout.columns_at_once(size)]
+                of_operand = [columns for size in s.operand_groups.each for columns in layout.columns_at_once(size)]
+                streams = {f"W_h_{i}": at_once, f"W_hT_{i}": of_operand}
                 if w_x is not None:
                     vectors[f"W_x_{i}"] = pack.columns(w_x, by_block if layout.fused else by_gate)
-                    streams |= {f"W_x_{i}": s.group_sizes} if layout.fused else {}
+                    streams |= {f"W_x_{i}": at_once} if layout.fused else {}
                 if layout.train:
                     vectors[f"W_hT_{i}"] = pack.transposed(w_h, by_gate)
                     vectors |= {f"W_xT_{i}": pack.transposed(w_x, by_gate)} if w_x is not None else {}

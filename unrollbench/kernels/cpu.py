@@ -112,17 +112,18 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
             for group in s.tile_groups:
                 asks = layout.asks(rows, group)
                 ends = forward.ends(layout, s, group)
+                at_once = layout.columns_at_once(s.group_columns(group))
                 if layout.on_matrix_unit:
                     depths = tuple(product.depth for product in added)
-                    at_once = layout.columns_at_once(s.group_columns(group))
                     one = matrix.step_tile(amx.tiles(rows), *ends, depths, at_once)
                     namespace[f"tile_{s.index}_{rows}x{group.name}"] = one.call
                     uses.append(one)
                     continue
-                multiplied = tile.step_tile(layout.dtype, rows, *ends, added, asks)
+                multiplied = tile.step_tile(layout.dtype, rows, *ends, added, at_once, asks)
                 namespace[f"tile_{s.index}_{rows}x{group.name}"] = multiplied
                 if layout.overlaps and not group.packed:
-                    part = tile.step_tile(layout.dtype, rows, *ends, (replace(added[-1], ranges=1),), asks=False)
+                    own = (replace(added[-1], ranges=1),)
+                    part = tile.step_tile(layout.dtype, rows, *ends, own, at_once, asks=False)
                     namespace[f"own_tile_{s.index}_{rows}x{group.name}"] = part
                 if layout.projects_ahead and s.stage.takes_input:
                     later = tile.Product(layout.spec.input_size, inputs.row_bytes)
@@ -146,14 +147,14 @@ def _backward_step(layout: LayerLayout) -> Kernel:
             for blocks, _ in s.operand_groups.sizes:
                 offsets = tuple(b * layout.width for b in range(blocks))
                 ends = tile.Ends(layout.arrays[s.stage.operand].row_bytes, offsets)
+                at_once = layout.columns_at_once(blocks)
                 if layout.on_matrix_unit:
-                    at_once = layout.columns_at_once(blocks)
                     one = matrix.step_tile(amx.tiles(rows), ends, ends, (added[0].depth,), at_once)
                     namespace[f"tile_T{s.index}_{rows}x{blocks}"] = one.call
                     uses.append(one)
                     continue
                 namespace[f"tile_T{s.index}_{rows}x{blocks}"] = tile.step_tile(
-                    layout.dtype, rows, ends, ends, added, layout.asks(rows, Group(blocks))
+                    layout.dtype, rows, ends, ends, added, at_once, layout.asks(rows, Group(blocks))
                 )
         gradients = _gradients(_of_any_layer(layout), s.index)
         namespace |= {name: each.call for name, each in gradients.items()}

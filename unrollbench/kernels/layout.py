@@ -18,7 +18,7 @@ from typing import Literal
 
 from unrollbench.case import DTYPES
 from unrollbench.cells import Cell, LayerSpec, Stage
-from unrollbench.kernels import amx, host, parts
+from unrollbench.kernels import amx, host, parts, tile
 
 PANELS = 16
 """Groups of 4 columns that are packed together for the weight gradient: what is read of a row is long enough then."""
@@ -266,20 +266,18 @@ class LayerLayout:
         if self.on_matrix_unit:
             found = [partition(self.batch, threads, tiles * amx.ROWS) for tiles in (2, 1)]
             return min(found, key=lambda rows: rows.most_groups * amx.tiles(rows.big))
-        return partition(self.batch, threads, min(self._largest_rows(len(stage.gates)) for stage in self.cell.stages))
-
-    def _largest_rows(self, gates: int) -> int:
-        registers = host.vector_unit().registers
-        columns = max(gates, 4 if registers == 32 else 2)
-        return max(1, (registers - 2 - columns) // columns)
+        return partition(self.batch, threads, tile.ROW_TILE)
 
     def _largest_group(self, gates: int) -> int:
-        """Unit blocks that one register tile spans beside `rows.big` rows: 8 columns, or the registers' limit."""
+        """Unit blocks that one register tile spans beside `rows.big` rows; one has all gates, at once or in parts."""
+        return max(1, self._most_columns // gates)
+
+    @property
+    def _most_columns(self) -> int:
+        """Columns that are multiplied at once beside `rows.big` rows, at most."""
         if self.on_matrix_unit:
-            return max(1, amx.most_columns(self.rows.big) // gates)
-        free = host.vector_unit().registers - 2
-        columns = min(8, free // (self.rows.big + 1))
-        return max(1, columns // gates)
+            return amx.most_columns(self.rows.big)
+        return tile.most_columns(self.rows.big)
 
     @cached_property
     def stages(self) -> tuple[StageLayout, ...]:
@@ -318,8 +316,8 @@ class LayerLayout:
         return s.operand_size + (self.spec.input_size if s.stage.takes_input else 0)
 
     def columns_at_once(self, columns: int) -> tuple[int, ...]:
-        """How many of a group's columns the matrix unit multiplies at once, one part after the other."""
-        return tuple(partition(columns, 1, amx.most_columns(self.rows.big)).each)
+        """How many of a group's columns are multiplied at once, one part after the other."""
+        return tuple(partition(columns, 1, self._most_columns).each)
 
     def column_bytes(self, depth: int) -> int:
         """Bytes of a column of so many packed weights."""

@@ -9,18 +9,27 @@ from unrollbench.case import DTYPES
 from unrollbench.kernels import host
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.lowering import kernel
-from unrollbench.kernels.tile import tile
+from unrollbench.kernels.tile import ROW_TILE, most_columns, tile
 from unrollbench.kernels.words import put, room
 
-ROW_TILE, LEAST_ROWS = 6, 4
-"""Rows of a register tile: 6 rows x 4 columns, 4 weights and a broadcast fill the 32 registers of AVX-512 and NEON.
-With 4 rows it reads half as many weights and numbers as it does multiply-adds."""
+LEAST_ROWS = 4
+"""Rows of a tile where these can be chosen. With 4 rows by 4 columns it reads half as many weights and numbers as it
+does multiply-adds."""
 BLOCK_ROWS = 96
 """Rows that are taken through all columns before the next ones, so that they stay in the second-level cache."""
 OFFSETS = 2 * (BLOCK_ROWS + ROW_TILE)
 """Words that say where the rows of a block lie."""
-HEIGHTS = {4: tuple(range(ROW_TILE, LEAST_ROWS - 1, -1)), 2: (ROW_TILE,), 1: (ROW_TILE,)}
-"""Columns of a tile -> the numbers of rows that it may have, beside one."""
+
+
+@cache
+def heights() -> dict[int, tuple[int, ...]]:
+    """Columns of a tile -> the numbers of rows that it may have, beside one; the widest first.
+
+    6 rows x 4 columns, 4 weights and a broadcast fill the 32 registers of AVX-512 and NEON, 6 x 2 the 16 of AVX2.
+    """
+    widest = min(4, most_columns(ROW_TILE))
+    even = {widest: tuple(range(ROW_TILE, LEAST_ROWS - 1, -1))}
+    return even | {columns: (ROW_TILE,) for columns in (2, 1) if columns < widest}
 
 
 @cache
@@ -32,10 +41,11 @@ def multiply(dtype: str) -> Kernel:
     out, which are the bytes beyond a stride from a run's last row to the next run's first.
 
     Blocks of rows are as even as they go, and so are their tiles, of 4 to 6 rows. Where that cannot be (1 to 3 or 7
-    rows, or the last 1 to 3 columns) tiles have ROW_TILE rows or one. If `start` is not `out`, the last tile of
-    ROW_TILE then computes some rows a second time: that costs less than to read all of w for each row that is left.
+    rows, or columns that are left beside the widest tiles) tiles have ROW_TILE rows or one. If `start` is not `out`,
+    the last tile of ROW_TILE then computes some rows a second time: that costs less than to read all of w for each row
+    that is left.
     """
-    sizes = [(rows, columns) for columns in HEIGHTS for rows in (1, *HEIGHTS[columns])]
+    sizes = [(rows, columns) for columns, tall in heights().items() for rows in (1, *tall)]
     called = {f"tile_{rows}x{columns}": tile(dtype, rows, columns) for rows, columns in sizes}
     return kernel(text(host.lanes(dtype) * DTYPES[dtype]), "multiply", {**called, "put": put, "room": room(OFFSETS)})
 
@@ -52,11 +62,16 @@ def text(width: int) -> str:
 
     def branch(columns: int) -> str:
         """The call of the tile of so many columns that has the height."""
-        tall, *lower = HEIGHTS[columns]
+        tall, *lower = heights()[columns]
         lines = [f"if height == {tall}:\n{call(tall, columns)}"]
         lines += [f"elif height == {rows}:\n{call(rows, columns)}" for rows in lower]
         return indent("\n".join([*lines, f"else:\n{call(1, columns)}"]), 20 * " ")
 
+    widest, *narrower = heights()
+    branches = [f"                if wide == {widest}:\n{branch(widest)}"]
+    branches += [f"                elif wide == {columns}:\n{branch(columns)}" for columns in narrower]
+    chosen = "\n".join(branches)
+    wide = " else ".join(f"{columns} if left >= {columns}" for columns in (widest, *narrower[:-1]))
     arguments = "rows, columns, count, a, w, w_column, w_k, start, shared, out, a_row, out_row, run, a_gap, out_gap"
     return f"""
 def multiply({arguments}):
@@ -77,8 +92,9 @@ def multiply({arguments}):
         lower = first + (last - first - tiles * least) * (least + 1)
         while column < columns:
             panel, s, o = w + column * w_column, start + column * {width}, out + column * {width}
-            wide, left, row = column + 4 <= columns, columns - column, first
-            even = wide and least >= {LEAST_ROWS}
+            left, row = columns - column, first
+            wide = {wide} else 1
+            even = wide == {widest} and least >= {LEAST_ROWS}
             while row < last:
                 if even:
                     height = least + 1 if row < lower else least
@@ -86,11 +102,6 @@ def multiply({arguments}):
                     height = {ROW_TILE} if row + {ROW_TILE} <= last else 1
                     if height == 1 and start != out and last - first >= {ROW_TILE}:
                         row, height = last - {ROW_TILE}, {ROW_TILE}
-                if wide:
-{branch(4)}
-                elif left >= 2:
-{branch(2)}
-                else:
-{branch(1)}
-            column += 4 if wide else 2 if left >= 2 else 1
+{chosen}
+            column += wide
 """

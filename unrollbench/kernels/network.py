@@ -88,13 +88,15 @@ def _splits_rows(spec: NetworkSpec) -> bool:
 def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> bool:
     """Whether that pays: one row's steps wait for their weights, unless all are in the first-level cache.
 
-    With so many weights that those of inputs and steps drive each other out of the last cache, it does not. A group of
-    unit blocks has AHEAD_STEPS tiles for its columns, so these are not more than that.
+    With so many weights that those of inputs and steps drive each other out of the last cache, it does not, nor where
+    registers are too few for the sums of both products: with 16 it cost up to a fifth. A group of unit blocks has
+    AHEAD_STEPS tiles for its columns, so these are not more than that.
     """
     read = _weight_bytes(spec, layer, layer.input_size)
     pays = AHEAD_LEAST_BYTES * spec.threads <= read <= AHEAD_MOST_BYTES
     gates = max(len(s.gates) for s in cells.load(layer.cell, layer.options, spec.dtype).stages)
-    return pays and gates <= AHEAD_STEPS and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS
+    fits = gates <= AHEAD_STEPS and host.vector_unit().registers == 32
+    return pays and fits and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS
 
 
 def _division(spec: NetworkSpec, fused: bool) -> tuple[Literal["rows", "units"], bool]:

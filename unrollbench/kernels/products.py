@@ -14,9 +14,9 @@ from unrollbench.kernels import matrix, parts
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import AHEAD_STEPS, Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.lowering import kernel
-from unrollbench.kernels.multiply import ROW_TILE, multiply
+from unrollbench.kernels.multiply import multiply
 from unrollbench.kernels.source import field, function, share
-from unrollbench.kernels.tile import copy_vectors
+from unrollbench.kernels.tile import ROW_TILE, copy_vectors
 from unrollbench.kernels.transpose import transpose
 from unrollbench.kernels.words import Emit, copy_bytes, peek, put
 

@@ -13,10 +13,22 @@ from typing import Any
 
 from llvmlite import ir
 
+from unrollbench.kernels import host
 from unrollbench.kernels.simd import multiply_add, splat, vector
 from unrollbench.kernels.words import peek, pointer, prefetch
 
 I64 = ir.IntType(64)
+ROW_TILE, COLUMN_TILE = 6, 8
+"""Rows and columns of a tile at most."""
+
+
+def most_columns(rows: int) -> int:
+    """Columns of a tile of so many rows at most: its sums stay in registers, and so do the operands of a step of k.
+
+    Those are the fewer of its rows and columns, and one of the others at a time.
+    """
+    free = host.vector_unit().registers - 1
+    return max(c for c in range(1, COLUMN_TILE + 1) if c == 1 or rows * c + min(rows, c) <= free)
 
 
 @dataclass(frozen=True)
@@ -59,19 +71,32 @@ class _Tile:
     def at(self, address, offset):
         return self.builder.gep(address, [offset], source_etype=ir.IntType(8))
 
+    def _spread(self, a, row):
+        """One element of a in every lane."""
+        element = self.builder.load(self.at(a, row), align=self.size, typ=self.llvm.element)
+        return splat(self.builder, element, self.llvm)
+
     def _times(self, stride, index):
         return self.builder.mul(stride, ir.Constant(I64, index))
 
     def step(self, a, a_rows, w, w_column, sums):
         """The sums after one step of k."""
         places = [self.at(w, self._times(w_column, c)) for c in range(self.columns)]
+        updated = list(sums)
+        if self.rows < self.columns:  # the fewer wait in registers for the others
+            spreads = [self._spread(a, row) for row in a_rows]
+            for c, place in enumerate(places):
+                weight = self.builder.load(place, align=self.size, typ=self.llvm)
+                for r, spread in enumerate(spreads):
+                    own = r * self.columns + c
+                    updated[own] = multiply_add(self.builder, self.ty, spread, weight, sums[own])
+            return updated
         weights = [self.builder.load(place, align=self.size, typ=self.llvm) for place in places]
-        updated = []
         for r, row in enumerate(a_rows):
-            place = self.at(a, row)
-            scalar = self.builder.load(place, align=self.size, typ=self.llvm.element)
-            spread, own = splat(self.builder, scalar, self.llvm), sums[r * self.columns :]
-            updated += [multiply_add(self.builder, self.ty, spread, *pair) for pair in zip(weights, own, strict=False)]
+            spread = self._spread(a, row)
+            for c, weight in enumerate(weights):
+                own = r * self.columns + c
+                updated[own] = multiply_add(self.builder, self.ty, spread, weight, sums[own])
         return updated
 
 
@@ -180,29 +205,43 @@ class Ends:
 
 
 @cache
-def step_tile(dtype: str, rows: int, start: Ends, out: Ends, products: tuple[Product, ...], asks: bool):
+def step_tile(
+    dtype: str,
+    rows: int,
+    start: Ends,
+    out: Ends,
+    products: tuple[Product, ...],
+    columns_at_once: tuple[int, ...],
+    asks: bool,
+):
     """`tile` with all but addresses built in, and one product after the other added to the same sums.
 
-    It reads its weights as one stream: all columns of a step of k, then those of the next.
+    It goes through its columns in parts that registers hold, and reads the weights of each as one stream: all columns
+    of a step of k, then those of the next.
 
     Arguments: start, out, and for each product a and w, the first step of k and the number of steps of each of its
     `ranges`, and with `asks` also ahead and ahead_k: a line of later weights to ask for at the first step of k, and
     what to add for the next step's.
     """
     ty = vector(dtype)
-    width, columns = ty.size * ty.lanes, len(out.offsets)
+    width = ty.size * ty.lanes
 
     def emit(builder, first, last, *args):
-        emitted = _Tile(builder, ty, rows, columns)
-        sums, args = emitted.load(first, _even(rows, start.row), start.offsets), list(args)
-        for product in products:
-            a, w, *told = (args.pop(0) for _ in range(2 + 2 * product.ranges))
-            ahead = (args.pop(0), args.pop(0)) if asks else None
-            for done, count in _ranges(product, told):
-                part = _part(emitted, sums, product, a, w, columns * width, done)
-                line = (_after(builder, *ahead, done), ahead[1]) if ahead else None
-                (sums,) = _add(builder, count, [part], line)
-        emitted.store(sums, last, _even(rows, out.row), out.offsets)
+        column = 0
+        for columns in columns_at_once:
+            emitted, told = _Tile(builder, ty, rows, columns), list(args)
+            begins, ends = (each.offsets[column : column + columns] for each in (start, out))
+            sums = emitted.load(first, _even(rows, start.row), begins)
+            for product in products:
+                a, w, *ranges = (told.pop(0) for _ in range(2 + 2 * product.ranges))
+                w = builder.add(w, ir.Constant(I64, column * product.depth * width))
+                ahead = (told.pop(0), told.pop(0)) if asks else None
+                for done, count in _ranges(product, ranges):
+                    part = _part(emitted, sums, product, a, w, columns * width, done)
+                    line = (_after(builder, *ahead, done), ahead[1]) if ahead and column == 0 else None
+                    (sums,) = _add(builder, count, [part], line)
+            emitted.store(sums, last, _even(rows, out.row), ends)
+            column += columns
 
     return emit
 

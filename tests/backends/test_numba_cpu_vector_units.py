@@ -1,0 +1,51 @@
+"""Programs for other vector units than this host's, narrower and wider ones, which LLVM makes do with what there is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_PROGRAM = """
+import sys
+from contextlib import closing
+from unrollbench.kernels import host
+
+unit = host.VectorUnit(int(sys.argv[1]), int(sys.argv[2]), False)
+host.vector_unit, host.matrix_unit = lambda: unit, lambda: False
+
+from tests.backends.numba_programs import check, run
+from unrollbench.backends.numba_cpu import NetworkProgram
+from unrollbench.case import Case, CellOptions
+from unrollbench.kernels.spec import spec_of
+from unrollbench.schedule import of_case
+from unrollbench.tensors import draw
+
+EVERYTHING = CellOptions(use_peepholes=True, num_proj=21, cell_clip=0.5, proj_clip=0.3, forget_bias=0.5)
+for axes in (
+    dict(cell="lstm", batch_size=13, num_units=37, num_layers=2),
+    dict(cell="lstm", batch_size=13, num_units=37, parallel_iterations=1),
+    dict(cell="lstm", batch_size=1, num_units=100, sequence_length=40, parallel_iterations=32),
+    dict(cell="lstm", batch_size=5, cell_options=EVERYTHING, lengths="uniform"),
+    dict(cell="gru", batch_size=17, num_units=70, threads=2, dtype="float64"),
+    dict(cell="gru", batch_size=3, num_units=150, threads=2, lengths="uniform"),
+    dict(cell="basic_rnn", batch_size=4, num_units=65),
+):
+    case = Case(**dict(mode="train", sequence_length=6, input_size=9, num_units=33, parallel_iterations=4) | axes)
+    tensors = draw(case)
+    with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
+        assert all(layout.width == unit.width_bytes for layout in program.network.layouts)
+        check(case, tensors, run(program, case, tensors))
+    print("as the reference:", axes)
+"""
+
+
+@pytest.mark.parametrize(("width_bytes", "registers"), [(16, 16), (16, 32), (32, 16), (64, 32)])
+def test_results_are_the_references_whatever_the_vector_unit(width_bytes: int, registers: int) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", _PROGRAM, str(width_bytes), str(registers)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("as the reference") == 7
