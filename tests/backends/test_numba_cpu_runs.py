@@ -20,8 +20,7 @@ from tests.backends.numba_programs import (
 )
 from unrollbench.backends.numba_cpu import NetworkProgram, NumbaCpu
 from unrollbench.case import Case
-from unrollbench.kernels import pack
-from unrollbench.kernels import network
+from unrollbench.kernels import network, pack
 from unrollbench.kernels.spec import spec_of
 from unrollbench.schedule import of_case
 from unrollbench.tensors import Outputs, draw
