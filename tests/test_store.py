@@ -192,14 +192,14 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as database:
         database.execute("UPDATE schema SET version = 99")
     database.close()
-    with pytest.raises(StoreError, match="schema version 99, this unrollbench reads 1, 2, 3 and writes 3"):
+    with pytest.raises(StoreError, match="schema version 99, this unrollbench reads 1, 2, 3, 4 and writes 4"):
         Store(path)
 
 
 def test_a_database_of_version_1_is_read_as_it_is_and_has_this_version_once_it_is_changed(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite"
     old = measurement_to_json(WHOLE)
-    for name in ("timed_by", "driver_bytes", "ptx_bytes", "registers", "sm_mhz_before", "throttling"):
+    for name in ("timed_by", "driver_bytes", "ptx_bytes", "registers", "sm_mhz_before", "throttling", "multiplied_by"):
         del old["metrics"][name]
     with Store(path) as store:
         store.begin(RUN, CASES)

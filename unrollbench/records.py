@@ -6,6 +6,7 @@ Schema history:
    of an accelerator, and timed_by; a run's ceilings. What version 1 has not is None: its rows are read as they are.
 3  ceilings of a GPU: a ceiling's device, place and throttling, and working_set_bytes, which was bytes_per_thread; why a
    run has no ceilings, for each device, where it was one text of the CPU's. `ceiling_from_json` reads both.
+4  a measurement's multiplied_by, None before.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any, Literal
 
 from unrollbench.case import Case, from_json, to_json
 
-SCHEMA_VERSION = 3
-READABLE_VERSIONS = (1, 2, SCHEMA_VERSION)
+SCHEMA_VERSION = 4
+READABLE_VERSIONS = (1, 2, 3, SCHEMA_VERSION)
 """Schema versions whose rows are read."""
 
 Status = Literal["ok", "skipped", "failed", "timeout", "out_of_memory", "crashed"]
@@ -61,6 +62,8 @@ class Metrics:
     results (check_s, reference included) are no part of build_s. warmup_runs came before the first sample; cpu_s is
     processor time of one run over all threads, steal_fraction what the hypervisor gave to others, both over all runs.
 
+    multiplied_by is what matrix products were made with, as the program tells: "vectors of 256 bits", "matrix unit".
+
     timed_by is the clock of the samples: "host", the monotonic clock around `run` and `synchronize`, or "events" of the
     device around each run. Of an accelerator: device_bytes and device_peak_bytes as the program allocated them,
     driver_bytes what the driver says that the process takes of the device; ptx_bytes and cubin_bytes of all kernels
@@ -100,6 +103,7 @@ class Metrics:
     memory_mhz_before: int | None = None
     memory_mhz_after: int | None = None
     throttling: str | None = None
+    multiplied_by: str | None = None
 
 
 @dataclass(frozen=True)

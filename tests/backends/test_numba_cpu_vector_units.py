@@ -36,7 +36,7 @@ for axes in (
     case = Case(**dict(mode="train", sequence_length=6, input_size=9, num_units=33, parallel_iterations=4) | axes)
     tensors = draw(case)
     with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
-        assert all(layout.width == unit.width_bytes for layout in program.network.layouts)
+        assert program.listing().multiplied_by == f"vectors of {8 * unit.width_bytes} bits"
         check(case, tensors, run(program, case, tensors))
     print("as the reference:", axes)
 """

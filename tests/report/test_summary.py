@@ -9,7 +9,7 @@ import pytest
 
 from tests.runs import adversarial, failed, measured, run_of, three_ways
 from unrollbench.case import Case
-from unrollbench.records import Run, Sample
+from unrollbench.records import Measurement, Run, Sample
 from unrollbench.report import answers, html, summary
 from unrollbench.report.groups import groups
 
@@ -112,8 +112,24 @@ def test_a_gpu_that_was_held_down_or_slowed_is_told_of() -> None:
         "Of 3 measurements on the GPU, in 1 the clocks were held down (software power cap) and in 1 they fell, "
         "by 50% at the most: those are slower for it.",
     )
+    assert "by 50% at the most" in html.page(run_of(steady, held, fell))
     unknown = replace(steady, metrics=replace(clocks, throttling=None, sm_mhz_before=None))
     assert summary.throttled(run_of(unknown)) == ()
+
+
+def test_what_products_were_made_with_is_told_where_it_is_not_the_same_throughout_or_a_matrix_unit() -> None:
+    def by(multiplied_by: str | None, repeat: int, backend: str = "numba_cpu") -> Measurement:
+        found = measured(Case(backend=backend))
+        return replace(found, repeat=repeat, metrics=replace(found.metrics, multiplied_by=multiplied_by))
+
+    vectors = [by("vectors of 512 bits", repeat) for repeat in range(2)]
+    assert summary.multiplied(run_of(*vectors, by(None, 0, "torch"))) == ()
+    mixed = run_of(*vectors, by("matrix unit", 2), by(None, 0, "torch"))
+    (line,) = summary.multiplied(mixed)
+    assert line.startswith("numba_cpu multiplied with vectors of 512 bits in 2 and matrix unit in 1 of 3 measurements")
+    assert line in summary.text(mixed)
+    assert line in unescape(html.page(mixed))
+    assert summary.multiplied(run_of(by("matrix unit", 0)))
 
 
 def test_a_long_reason_takes_one_line() -> None:

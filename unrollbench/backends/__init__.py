@@ -64,9 +64,10 @@ class Memory:
 class Listing:
     """What was built: the generated program's text, its size in graph nodes and in bytes of machine code.
 
-    Of an accelerator's kernels: ptx_bytes and cubin_bytes of all of them together; registers and local_bytes (local
-    memory: spills and stack) of a thread and shared_bytes (static and dynamic) of a block, each of the kernel that has
-    the most.
+    multiplied_by: what its matrix products are made with, where a backend can choose: "vectors of 256 bits", "matrix
+    unit". Of an accelerator's kernels: ptx_bytes and cubin_bytes of all of them together; registers and local_bytes
+    (local memory: spills and stack) of a thread and shared_bytes (static and dynamic) of a block, each of the kernel
+    that has the most.
     """
 
     source: str
@@ -78,6 +79,7 @@ class Listing:
     registers: int | None = None
     local_bytes: int | None = None
     shared_bytes: int | None = None
+    multiplied_by: str | None = None
 
 
 class Program(Protocol):

@@ -195,10 +195,12 @@ class NetworkProgram:
     # ------------------------------------------------------------ what it is
 
     def listing(self) -> Listing:
-        """The drivers' text, the machine code's size, and the program as a dataflow graph."""
+        """The drivers' text, the machine code's size, the program as a dataflow graph, and what multiplies."""
         drawn = graph.draw(self.network.schedule)
         source = "\n".join(self.network.texts.values())
-        return Listing(source, drawn.nodes_count, self.network.code_bytes, drawn.dot())
+        layout = self.network.layouts[0]
+        by = "matrix unit" if layout.on_matrix_unit else f"vectors of {8 * layout.width} bits"
+        return Listing(source, drawn.nodes_count, self.network.code_bytes, drawn.dot(), multiplied_by=by)
 
     def memory(self) -> Memory:
         """Bytes of the program's own buffers."""

@@ -30,6 +30,8 @@ _SCATTER = 0.3
 _CLOCK_FALL = 0.03
 """A fall of a GPU's clock by more than this fraction from before to after the timed runs counts."""
 _HEAD = ("variant", "build", "run", "memory", "its own")
+MATRIX_UNIT = "matrix unit"
+"""What `multiplied_by` calls it."""
 _TWO_CLOCKS = (
     "Run times of a program that is timed by its device's events are those; others' ({}) are the wall's, the wait for "
     "the device included. A ratio between the two is of both by the wall."
@@ -49,6 +51,7 @@ def text(run: Run) -> str:
         tally(run),
         *disturbed(run),
         *throttled(run),
+        *multiplied(run),
         *answers.headlines(found),
         *peers.headlines(beside),
     ]
@@ -100,6 +103,20 @@ def throttled(run: Run) -> tuple[str, ...]:
     if not signs:
         return ()
     return (f"Of {_plural(len(timed), 'measurement')} on the GPU, {' and '.join(signs)}: those are slower for it.",)
+
+
+def multiplied(run: Run) -> tuple[str, ...]:
+    """A line per backend whose programs tell what their products are made with, if that differs or is a matrix unit."""
+    told: dict[str, Counter[str]] = {}
+    for m in run.measurements:
+        if m.samples and m.metrics.multiplied_by is not None:
+            told.setdefault(m.case.backend, Counter())[m.metrics.multiplied_by] += 1
+    return tuple(
+        f"{backend} multiplied with {' and '.join(f'{by} in {count}' for by, count in counts.items())} of "
+        f"{_plural(counts.total(), 'measurement')} (multiplied_by in results.csv)."
+        for backend, counts in told.items()
+        if len(counts) > 1 or MATRIX_UNIT in counts
+    )
 
 
 def _scatter(measurement: Measurement) -> float:
