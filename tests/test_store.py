@@ -196,20 +196,29 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
         Store(path)
 
 
-def test_a_database_of_version_1_is_read_as_it_is_and_has_this_version_once_it_is_changed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "missing"),
+    [
+        (1, ("timed_by", "driver_bytes", "ptx_bytes", "registers", "sm_mhz_before", "throttling", "multiplied_by")),
+        (3, ("multiplied_by",)),
+    ],
+)
+def test_a_database_of_an_older_version_is_read_as_it_is_and_has_this_version_once_it_is_changed(
+    tmp_path: Path, version: int, missing: tuple[str, ...]
+) -> None:
     path = tmp_path / "runs.sqlite"
     old = measurement_to_json(WHOLE)
-    for name in ("timed_by", "driver_bytes", "ptx_bytes", "registers", "sm_mhz_before", "throttling", "multiplied_by"):
+    for name in missing:
         del old["metrics"][name]
     with Store(path) as store:
         store.begin(RUN, CASES)
         store.add("r1", WHOLE)
     with sqlite3.connect(path) as database:
-        database.execute("UPDATE schema SET version = 1")
+        database.execute("UPDATE schema SET version = ?", (version,))
         database.execute("UPDATE measurements SET data = ?", (json.dumps(old),))
     with Store(path) as store:
         assert store.run().measurements == (WHOLE,)
-        assert database.execute("SELECT version FROM schema").fetchall() == [(1,)]
+        assert database.execute("SELECT version FROM schema").fetchall() == [(version,)]
         store.add("r1", replace(WHOLE, repeat=1))
         assert database.execute("SELECT version FROM schema").fetchall() == [(SCHEMA_VERSION,)]
         assert len(store.run().measurements) == 2

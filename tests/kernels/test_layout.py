@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kernels.stacks import bottom, planned, stack
+from tests.kernels.vectors import with_registers
 from unrollbench import cells
 from unrollbench.case import CellOptions
 from unrollbench.kernels import host
 from unrollbench.kernels.layout import AHEAD_STEPS, Group, Partition, partition
+from unrollbench.kernels.tile import ROW_TILE, most_columns
 
 
 def items(share: tuple[int, int, int], big: int) -> list[int]:
@@ -101,17 +103,28 @@ def test_gates_are_not_packed_where_that_saves_nothing_or_a_later_stage_reads_th
     st.integers(1, 70),
     st.integers(1, 5),
     st.sampled_from(["float32", "float64"]),
+    st.sampled_from([16, 32]),
 )
-def test_tiles_fit_into_the_registers(cell: str, batch: int, units: int, threads: int, dtype: str) -> None:
-    layout = replace(bottom(stack(cell, units=units, batch=batch, threads=threads, dtype=dtype)), on_matrix_unit=False)
-    registers = host.vector_unit().registers
-    for s in layout.stages:
-        for size in (s.groups.big * len(s.stage.gates), s.operand_groups.big):
-            parts = layout.columns_at_once(size)
-            assert sum(parts) == size
-            rows, columns = layout.rows.big, max(parts)
-            sums_and_operands = rows * columns + min(rows, columns) + 1
-            assert sums_and_operands <= registers
+def test_tiles_fit_into_the_registers(
+    cell: str, batch: int, units: int, threads: int, dtype: str, registers: int
+) -> None:
+    spec = stack(cell, units=units, batch=batch, threads=threads, dtype=dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        with_registers(patch, registers)
+        layout = replace(bottom(spec), on_matrix_unit=False)
+        for s in layout.stages:
+            for size in (s.groups.big * len(s.stage.gates), s.operand_groups.big):
+                parts = layout.columns_at_once(size)
+                assert sum(parts) == size
+                rows, columns = layout.rows.big, max(parts)
+                sums_and_operands = rows * columns + min(rows, columns) + 1
+                assert sums_and_operands <= registers
+
+
+@pytest.mark.parametrize(("registers", "wanted"), [(16, [8, 6, 4, 3, 2, 2]), (32, [8, 8, 8, 6, 5, 4])])
+def test_as_many_columns_as_registers_hold(monkeypatch: pytest.MonkeyPatch, registers: int, wanted: list[int]) -> None:
+    with_registers(monkeypatch, registers)
+    assert [most_columns(rows) for rows in range(1, ROW_TILE + 1)] == wanted
 
 
 @pytest.mark.parametrize(
@@ -195,12 +208,6 @@ def test_steps_of_one_row_project_ahead_where_their_weights_come_from_a_cache_bu
     with_registers(monkeypatch, registers)
     spec = stack("lstm", units=units, batch=batch, threads=threads, layers=2)
     assert planned(spec, window=window)[1].projects_ahead == (ahead and registers == 32)
-
-
-def with_registers(monkeypatch: pytest.MonkeyPatch, registers: int) -> None:
-    """As on a host with so many vector registers."""
-    unit = replace(host.vector_unit(), registers=registers)
-    monkeypatch.setattr(host, "vector_unit", lambda: unit)
 
 
 @pytest.mark.parametrize(("gates", "ahead"), [(8, True), (9, False)])

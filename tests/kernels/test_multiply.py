@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kernels.vectors import call, drawn
+from tests.kernels.vectors import call, drawn, with_registers
 from unrollbench.kernels import host, multiply, pack
 from unrollbench.kernels.multiply import BLOCK_ROWS, OFFSETS, heights
 from unrollbench.kernels.source import define
@@ -82,8 +82,25 @@ def test_multiply_takes_a_threads_own_rows_of_several_steps(steps: int, own: int
     np.testing.assert_array_equal(out, wanted)
 
 
-@given(st.integers(1, 400), st.integers(1, 9), st.integers(1, 50))
-def test_every_row_has_its_offsets_and_as_many_rows_as_can_be_share_a_tile(rows: int, columns: int, run: int) -> None:
+def test_tiles_of_a_product_fit_into_the_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for registers, wanted in HEIGHTS.items():
+        with_registers(monkeypatch, registers)
+        assert heights.__wrapped__() == wanted
+
+
+HEIGHTS = {32: {4: (6, 5, 4), 2: (6,), 1: (6,)}, 16: {4: (), 2: (6, 5, 4), 1: (6,)}}
+
+
+@given(st.sampled_from([16, 32]), st.integers(1, 400), st.integers(1, 9), st.integers(1, 50))
+def test_every_row_has_its_offsets_and_as_many_rows_as_can_be_share_a_tile(
+    registers: int, rows: int, columns: int, run: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiply, "heights", lambda: HEIGHTS[registers])
+        every_row_has_its_offsets(registers, rows, columns, run)
+
+
+def every_row_has_its_offsets(registers: int, rows: int, columns: int, run: int) -> None:
     words: dict[int, int] = {}
     taken: list[tuple[int, int, int, int]] = []  # rows, columns, the first column's address, of the offsets
 
@@ -96,7 +113,7 @@ def test_every_row_has_its_offsets_and_as_many_rows_as_can_be_share_a_tile(rows:
 
         return note
 
-    sizes = [(height, width) for width, tall in heights().items() for height in (1, *tall)]
+    sizes = [(height, width) for width, tall in HEIGHTS[registers].items() for height in (1, *tall)]
     called = {f"tile_{height}x{width}": tile(height, width) for height, width in sizes}
     program = define(multiply.text(0), "multiply", {**called, "put": words.__setitem__, "room": lambda: 0})
     a_row, a_gap, out_row, out_gap = 10, 1000, 7, 700
@@ -105,9 +122,11 @@ def test_every_row_has_its_offsets_and_as_many_rows_as_can_be_share_a_tile(rows:
     cells = [(column, of_a) for _, _, column, of_a in taken]
     assert set(cells) == {(column, of_a) for column in range(columns) for of_a in lies}
     assert max(words) < 8 * OFFSETS
-    widest = max(heights())
+    widest = {16: 2, 32: 4}[registers]
     wide = [height for height, width, *_ in taken if width == widest]
     if rows >= 8:
         assert 1 not in wide
         assert len(wide) == rows * (columns // widest * widest)  # none is computed twice
-    assert {height for height, width, *_ in taken if width < widest} <= {1, 6}
+    if rows < 4 and columns >= 4:
+        assert {height for height, width, *_ in taken if width == 4} == {1}
+    assert {height for height, width, *_ in taken if width != widest} <= {1, 6}

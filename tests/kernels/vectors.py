@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 
 from unrollbench.kernels import host, pack
 from unrollbench.kernels.build import Kernel
@@ -51,3 +53,9 @@ def _loop(function: Callable[..., Any], dtype: str, registers: int, arguments: i
     text += f"    for at in range(0, blocks * {step}, {step}):\n"
     text += f"        tile({', '.join(f'{name} + at' for name in (*names, 'out'))})\n"
     return kernel(text, "loop", {"tile": tile})
+
+
+def with_registers(monkeypatch: pytest.MonkeyPatch, registers: int) -> None:
+    """As on a host with so many vector registers."""
+    unit = replace(host.vector_unit(), registers=registers)
+    monkeypatch.setattr(host, "vector_unit", lambda: unit)

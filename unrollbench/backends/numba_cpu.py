@@ -19,6 +19,7 @@ from unrollbench.kernels.build import Kernel, Phases
 from unrollbench.kernels.network import compile_network
 from unrollbench.kernels.spec import NetworkSpec, spec_of
 from unrollbench.kernels.threads import Team
+from unrollbench.roofline import MATRIX_UNIT
 from unrollbench.schedule import Schedule, of_case
 from unrollbench.tensors import Array, Gradients, Outputs, State, Tensors, Weights
 
@@ -199,7 +200,7 @@ class NetworkProgram:
         drawn = graph.draw(self.network.schedule)
         source = "\n".join(self.network.texts.values())
         layout = self.network.layouts[0]
-        by = "matrix unit" if layout.on_matrix_unit else f"vectors of {8 * layout.width} bits"
+        by = MATRIX_UNIT if layout.on_matrix_unit else f"vectors of {8 * layout.width} bits"
         return Listing(source, drawn.nodes_count, self.network.code_bytes, drawn.dot(), multiplied_by=by)
 
     def memory(self) -> Memory:

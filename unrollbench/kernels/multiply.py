@@ -14,7 +14,9 @@ from unrollbench.kernels.words import put, room
 
 LEAST_ROWS = 4
 """Rows of a tile where these can be chosen. With 4 rows by 4 columns it reads half as many weights and numbers as it
-does multiply-adds."""
+does multiply-adds; by 2, three quarters."""
+SINGLE_COLUMNS = 4
+"""Columns of a tile of one row, if there are so many: enough sums to hide most of a multiply-add's latency."""
 BLOCK_ROWS = 96
 """Rows that are taken through all columns before the next ones, so that they stay in the second-level cache."""
 OFFSETS = 2 * (BLOCK_ROWS + ROW_TILE)
@@ -25,11 +27,12 @@ OFFSETS = 2 * (BLOCK_ROWS + ROW_TILE)
 def heights() -> dict[int, tuple[int, ...]]:
     """Columns of a tile -> the numbers of rows that it may have, beside one; the widest first.
 
-    6 rows x 4 columns, 4 weights and a broadcast fill the 32 registers of AVX-512 and NEON, 6 x 2 the 16 of AVX2.
+    6 rows x 4 columns, 4 weights and a broadcast take 29 of the 32 registers of AVX-512 and NEON, 6 x 2 take 15 of the
+    16 of AVX2. There SINGLE_COLUMNS are for single rows only.
     """
-    widest = min(4, most_columns(ROW_TILE))
-    even = {widest: tuple(range(ROW_TILE, LEAST_ROWS - 1, -1))}
-    return even | {columns: (ROW_TILE,) for columns in (2, 1) if columns < widest}
+    widest = min(SINGLE_COLUMNS, most_columns(ROW_TILE))
+    found = {SINGLE_COLUMNS: (), widest: tuple(range(ROW_TILE, LEAST_ROWS - 1, -1))}
+    return found | {columns: (ROW_TILE,) for columns in (2, 1) if columns < widest}
 
 
 @cache
@@ -62,16 +65,17 @@ def text(width: int) -> str:
 
     def branch(columns: int) -> str:
         """The call of the tile of so many columns that has the height."""
+        if not heights()[columns]:
+            return indent(call(1, columns), 16 * " ")
         tall, *lower = heights()[columns]
         lines = [f"if height == {tall}:\n{call(tall, columns)}"]
         lines += [f"elif height == {rows}:\n{call(rows, columns)}" for rows in lower]
         return indent("\n".join([*lines, f"else:\n{call(1, columns)}"]), 20 * " ")
 
-    widest, *narrower = heights()
-    branches = [f"                if wide == {widest}:\n{branch(widest)}"]
-    branches += [f"                elif wide == {columns}:\n{branch(columns)}" for columns in narrower]
-    chosen = "\n".join(branches)
-    wide = " else ".join(f"{columns} if left >= {columns}" for columns in (widest, *narrower[:-1]))
+    widest = next(columns for columns, tall in heights().items() if tall)
+    few = {columns: "" if tall else f" and last - first < {LEAST_ROWS}" for columns, tall in heights().items()}
+    chosen = "\n                el".join(f"if wide == {columns}:\n{branch(columns)}" for columns in heights())
+    wide = " else ".join(f"{columns} if left >= {columns}{few[columns]}" for columns in heights() if columns > 1)
     arguments = "rows, columns, count, a, w, w_column, w_k, start, shared, out, a_row, out_row, run, a_gap, out_gap"
     return f"""
 def multiply({arguments}):
@@ -102,6 +106,6 @@ def multiply({arguments}):
                     height = {ROW_TILE} if row + {ROW_TILE} <= last else 1
                     if height == 1 and start != out and last - first >= {ROW_TILE}:
                         row, height = last - {ROW_TILE}, {ROW_TILE}
-{chosen}
+                {chosen}
             column += wide
 """

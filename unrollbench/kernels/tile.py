@@ -23,12 +23,13 @@ ROW_TILE, COLUMN_TILE = 6, 8
 
 
 def most_columns(rows: int) -> int:
-    """Columns of a tile of so many rows at most: its sums stay in registers, and so do the operands of a step of k.
+    """Columns of a tile of so many rows, up to ROW_TILE, at most: its sums stay in registers.
 
-    Those are the fewer of its rows and columns, and one of the others at a time.
+    So do, for a step of k, either its elements of a or its weights, whichever are fewer; the others pass through one
+    register.
     """
     free = host.vector_unit().registers - 1
-    return max(c for c in range(1, COLUMN_TILE + 1) if c == 1 or rows * c + min(rows, c) <= free)
+    return max(c for c in range(1, COLUMN_TILE + 1) if rows * c + min(rows, c) <= free)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class _Tile:
         """The sums after one step of k."""
         places = [self.at(w, self._times(w_column, c)) for c in range(self.columns)]
         updated = list(sums)
-        if self.rows < self.columns:  # the fewer wait in registers for the others
+        if self.rows < self.columns:  # the fewer wait in registers for the others (`most_columns`)
             spreads = [self._spread(a, row) for row in a_rows]
             for c, place in enumerate(places):
                 weight = self.builder.load(place, align=self.size, typ=self.llvm)
@@ -221,7 +222,7 @@ def step_tile(
 
     Arguments: start, out, and for each product a and w, the first step of k and the number of steps of each of its
     `ranges`, and with `asks` also ahead and ahead_k: a line of later weights to ask for at the first step of k, and
-    what to add for the next step's.
+    what to add for the next step's. The first part asks, the others do not.
     """
     ty = vector(dtype)
     width = ty.size * ty.lanes

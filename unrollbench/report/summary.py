@@ -21,6 +21,7 @@ from unrollbench.report.groups import (
     processor_share,
     questions,
 )
+from unrollbench.roofline import MATRIX_UNIT
 from unrollbench.stats import ENOUGH_VALUES, Ratio, centre, iqr
 
 _WIDTH = 100
@@ -30,8 +31,6 @@ _SCATTER = 0.3
 _CLOCK_FALL = 0.03
 """A fall of a GPU's clock by more than this fraction from before to after the timed runs counts."""
 _HEAD = ("variant", "build", "run", "memory", "its own")
-MATRIX_UNIT = "matrix unit"
-"""What `multiplied_by` calls it."""
 _TWO_CLOCKS = (
     "Run times of a program that is timed by its device's events are those; others' ({}) are the wall's, the wait for "
     "the device included. A ratio between the two is of both by the wall."
