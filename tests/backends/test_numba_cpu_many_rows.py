@@ -31,6 +31,7 @@ EVERYTHING = CellOptions(use_peepholes=True, num_proj=29, cell_clip=0.5, proj_cl
 def program_of(case: Case) -> NetworkProgram:
     program = NetworkProgram(spec_of(case), of_case(case))
     assert all(layout.on_matrix_unit == host.matrix_unit() for layout in program.network.layouts)
+    assert (program.listing().multiplied_by == "matrix unit") == host.matrix_unit()
     return program
 
 

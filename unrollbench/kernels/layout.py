@@ -91,7 +91,10 @@ def partition(count: int, threads: int, largest: int) -> Partition:
 
 @dataclass(frozen=True)
 class Group:
-    """The unit blocks that one register tile spans: `blocks` whole ones, or the last one with its gates packed."""
+    """The unit blocks that one call of a step's tile spans, in parts if need be.
+
+    `blocks` whole ones, or the last one with its gates packed.
+    """
 
     blocks: int
     packed: bool = False

@@ -95,7 +95,7 @@ def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> 
     read = _weight_bytes(spec, layer, layer.input_size)
     pays = AHEAD_LEAST_BYTES * spec.threads <= read <= AHEAD_MOST_BYTES
     gates = max(len(s.gates) for s in cells.load(layer.cell, layer.options, spec.dtype).stages)
-    fits = gates <= AHEAD_STEPS and host.vector_unit().registers == 32
+    fits = gates <= AHEAD_STEPS and host.vector_unit().registers >= 32
     return pays and fits and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS
 
 
