@@ -223,6 +223,7 @@ def test_steps_project_ahead_only_as_many_gates_as_there_are_steps_for(
     (stage,) = layout.stages
     columns = max(stage.group_columns(group) for group in stage.tile_groups)
     assert not ahead or columns <= AHEAD_STEPS
+    assert not ahead or layout.columns_at_once(columns) == (columns,)  # a projecting tile reads one stream
 
 
 def test_weights_are_asked_for_ahead_only_where_the_second_level_cache_cannot_keep_them() -> None:

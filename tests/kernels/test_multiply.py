@@ -85,7 +85,7 @@ def test_multiply_takes_a_threads_own_rows_of_several_steps(steps: int, own: int
 def test_tiles_of_a_product_fit_into_the_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     for registers, wanted in HEIGHTS.items():
         with_registers(monkeypatch, registers)
-        assert heights.__wrapped__() == wanted
+        assert heights() == wanted
 
 
 HEIGHTS = {32: {4: (6, 5, 4), 2: (6,), 1: (6,)}, 16: {4: (), 2: (6, 5, 4), 1: (6,)}}

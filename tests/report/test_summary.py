@@ -126,7 +126,7 @@ def test_what_products_were_made_with_is_told_where_it_is_not_the_same_throughou
     assert summary.multiplied(run_of(*vectors, by(None, 0, "torch"))) == ()
     mixed = run_of(*vectors, by("matrix unit", 2), by(None, 0, "torch"))
     (line,) = summary.multiplied(mixed)
-    assert line.startswith("numba_cpu multiplied with vectors of 512 bits in 2 and matrix unit in 1 of 3 measurements")
+    assert line.startswith("numba_cpu multiplied by vectors of 512 bits in 2 and by matrix unit in 1 of 3 measurements")
     assert line in summary.text(mixed)
     assert line in unescape(html.page(mixed))
     assert summary.multiplied(run_of(by("matrix unit", 0)))

@@ -237,9 +237,8 @@ class Buffers:
                 by_block = pack.by_block(by_gate, len(s.stage.gates), s.whole)
                 w_x, w_h, bias = cells.stage_weights(s.stage, layout.spec, given)
                 vectors = {f"W_h_{i}": pack.columns(w_h, by_block)}
-                at_once = [columns for size in s.group_sizes for columns in layout.columns_at_once(size)]
-                of_operand = [columns for size in s.operand_groups.each for columns in layout.columns_at_once(size)]
-                streams = {f"W_h_{i}": at_once, f"W_hT_{i}": of_operand}
+                at_once = layout.columns_at_once(*s.group_sizes)
+                streams = {f"W_h_{i}": at_once, f"W_hT_{i}": layout.columns_at_once(*s.operand_groups.each)}
                 if w_x is not None:
                     vectors[f"W_x_{i}"] = pack.columns(w_x, by_block if layout.fused else by_gate)
                     streams |= {f"W_x_{i}": at_once} if layout.fused else {}

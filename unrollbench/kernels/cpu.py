@@ -126,7 +126,6 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
                     part = tile.step_tile(layout.dtype, rows, *ends, own, at_once, asks=False)
                     namespace[f"own_tile_{s.index}_{rows}x{group.name}"] = part
                 if layout.projects_ahead and s.stage.takes_input:
-                    assert len(at_once) == 1, "a projecting tile reads its weights as one stream"
                     later = tile.Product(layout.spec.input_size, inputs.row_bytes)
                     name = f"projecting_{s.index}_{rows}x{group.name}"
                     namespace[name] = tile.projecting_tile(

@@ -24,7 +24,7 @@ PANELS = 16
 """Groups of 4 columns that are packed together for the weight gradient: what is read of a row is long enough then."""
 OWN_MULTIPLIES = 512
 """Vector multiply-adds of the units that a thread computed itself, with which it bridges the wait for the others'."""
-AHEAD_STEPS = 8
+AHEAD_STEPS = tile.COLUMN_TILE
 """Time steps whose inputs are multiplied during the AHEAD_STEPS before them, where a layout `projects_ahead`: for each
 k, 8 rows by one column of W_x are as many multiply-adds as one row by 8 columns of W_h."""
 Slots = Literal["time", "window", "single", "two", "tile"]
@@ -318,9 +318,9 @@ class LayerLayout:
         """Rows of a stage's kernel, those of x and those of the operand."""
         return s.operand_size + (self.spec.input_size if s.stage.takes_input else 0)
 
-    def columns_at_once(self, columns: int) -> tuple[int, ...]:
-        """How many of a group's columns are multiplied at once, one part after the other."""
-        return tuple(partition(columns, 1, self._most_columns).each)
+    def columns_at_once(self, *groups: int) -> tuple[int, ...]:
+        """How many columns of groups of so many are multiplied at once, part after part of each."""
+        return tuple(part for columns in groups for part in partition(columns, 1, self._most_columns).each)
 
     def column_bytes(self, depth: int) -> int:
         """Bytes of a column of so many packed weights."""

@@ -23,7 +23,6 @@ OFFSETS = 2 * (BLOCK_ROWS + ROW_TILE)
 """Words that say where the rows of a block lie."""
 
 
-@cache
 def heights() -> dict[int, tuple[int, ...]]:
     """Columns of a tile -> the numbers of rows that it may have, beside one; the widest first.
 

@@ -83,21 +83,19 @@ class _Tile:
     def step(self, a, a_rows, w, w_column, sums):
         """The sums after one step of k."""
         places = [self.at(w, self._times(w_column, c)) for c in range(self.columns)]
+        spread = cache(lambda r: self._spread(a, a_rows[r]))
+        weight = cache(lambda c: self.builder.load(places[c], align=self.size, typ=self.llvm))
+        rows, columns = range(self.rows), range(self.columns)
+        if self.rows < self.columns:  # the fewer are loaded first and wait in registers for the others
+            load, few, pairs = spread, rows, [(r, c) for c in columns for r in rows]
+        else:
+            load, few, pairs = weight, columns, [(r, c) for r in rows for c in columns]
+        for index in few:
+            load(index)
         updated = list(sums)
-        if self.rows < self.columns:  # the fewer wait in registers for the others (`most_columns`)
-            spreads = [self._spread(a, row) for row in a_rows]
-            for c, place in enumerate(places):
-                weight = self.builder.load(place, align=self.size, typ=self.llvm)
-                for r, spread in enumerate(spreads):
-                    own = r * self.columns + c
-                    updated[own] = multiply_add(self.builder, self.ty, spread, weight, sums[own])
-            return updated
-        weights = [self.builder.load(place, align=self.size, typ=self.llvm) for place in places]
-        for r, row in enumerate(a_rows):
-            spread = self._spread(a, row)
-            for c, weight in enumerate(weights):
-                own = r * self.columns + c
-                updated[own] = multiply_add(self.builder, self.ty, spread, weight, sums[own])
+        for r, c in pairs:
+            own = r * self.columns + c
+            updated[own] = multiply_add(self.builder, self.ty, spread(r), weight(c), sums[own])
         return updated
 
 

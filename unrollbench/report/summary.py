@@ -111,7 +111,7 @@ def multiplied(run: Run) -> tuple[str, ...]:
         if m.samples and m.metrics.multiplied_by is not None:
             told.setdefault(m.case.backend, Counter())[m.metrics.multiplied_by] += 1
     return tuple(
-        f"{backend} multiplied with {' and '.join(f'{by} in {count}' for by, count in counts.items())} of "
+        f"{backend} multiplied by {' and by '.join(f'{by} in {count}' for by, count in counts.items())} of "
         f"{_plural(counts.total(), 'measurement')} (multiplied_by in results.csv)."
         for backend, counts in told.items()
         if len(counts) > 1 or MATRIX_UNIT in counts
