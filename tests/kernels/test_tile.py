@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llvmlite import ir
 
 from tests.kernels.vectors import call, drawn
 from unrollbench.kernels import host, pack
 from unrollbench.kernels import tile as tiles
 from unrollbench.kernels.build import Kernel
+from unrollbench.kernels.words import peek, put
 from unrollbench.tensors import Array
 
+I64 = ir.IntType(64)
 TILES: Any = tiles  # untyped, as what writes LLVM's instructions is
 
 
@@ -109,6 +112,32 @@ def test_a_steps_tile_adds_to_its_result_whatever_it_asks_for_meanwhile(parts: t
         out = start.copy()
         call(kernel, out.ctypes.data, out.ctypes.data, a.ctypes.data, w.ctypes.data, ahead, ahead_k)
         np.testing.assert_array_equal(out, wanted)
+
+
+@pytest.mark.parametrize("depth", [0, 2, 7])
+@pytest.mark.parametrize(("parts", "ranges"), [((2,), 0), ((1, 1), 0), ((2,), 2)])
+def test_a_steps_tile_asks_for_each_row_once_and_multiplies_all_the_same(
+    parts: tuple[int, ...], ranges: int, depth: int
+) -> None:
+    rng, rows, lanes, dtype = np.random.default_rng(8), 3, host.lanes("float32"), "float32"
+    width, asked, stop = 4 * lanes, np.zeros(rows, np.int64), depth // 2
+    ends, products = TILES.Ends(2 * width, (0, width)), (TILES.Product(4, 4 * 4), TILES.Product(depth, 7 * 4, ranges))
+
+    def count(builder: Any, row: Any, address: Any) -> None:
+        place = builder.add(address, builder.mul(row, ir.Constant(I64, 8)))
+        put(builder, place, builder.add(peek(builder, place, ir.Constant(I64, 0)), ir.Constant(I64, 1)))
+
+    tile = TILES.step_tile(dtype, rows, ends, ends, products, parts, False, count)
+    told = (0, stop, stop, depth - stop)[: 2 * ranges]
+    x, h = drawn(rng, (rows, 4), dtype), drawn(rng, (rows, 7), dtype)
+    W_x, W_h = drawn(rng, (2, 4, lanes), dtype), drawn(rng, (2, depth, lanes), dtype)
+    start, out = drawn(rng, (rows, 2, lanes), dtype), pack.aligned((rows, 2, lanes), dtype)
+    x_stream, h_stream = pack.streamed(W_x, parts), pack.streamed(W_h, parts)
+    addresses = [array.ctypes.data for array in (start, out, x, x_stream, h, h_stream)]
+    call(Kernel("run", tile, 7 + len(told)), *addresses, *told, asked.ctypes.data)
+    sums = np.einsum("rk,ckl->rcl", x, W_x) + np.einsum("rk,ckl->rcl", h[:, :depth], W_h)
+    np.testing.assert_array_equal(out, start + sums)
+    np.testing.assert_array_equal(asked, [1, 1, 1])
 
 
 @pytest.mark.parametrize("parts", [(3,), (2, 1)])

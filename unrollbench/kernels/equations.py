@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from llvmlite import ir
@@ -17,7 +18,7 @@ from llvmlite import ir
 from unrollbench.kernels.elementary import OTHERS, QUOTIENTS, Emitter, Value
 from unrollbench.kernels.expression import Expression, uses
 from unrollbench.kernels.simd import Vector, vector
-from unrollbench.kernels.words import LINE_BYTES, pointer, prefetch
+from unrollbench.kernels.words import LINE_BYTES, Emit, pointer, prefetch
 
 I64 = ir.IntType(64)
 
@@ -178,6 +179,19 @@ def ask_for_tile(dtype: str, rows: int, blocks: int, touched: Sequence[Touched],
         for (place, column), written in asked.items():
             for row in range(rows):
                 prefetch(builder, memory.at(place, row, column), level, writes=written)
+
+    return emit
+
+
+@cache
+def ask_for_row(dtype: str, blocks: int, touched: tuple[Touched, ...], level: int) -> Emit:
+    """A function of a row's number and `ask_for_tile`'s arguments that asks for what that row of the tile touches."""
+    strides = arguments(each.place for each in touched).values()
+    ask = ask_for_tile(dtype, 1, blocks, touched, level)
+
+    def emit(builder: Any, row: Any, *args: Any) -> None:
+        offsets = [builder.mul(row, ir.Constant(I64, stride)) for stride in strides]
+        ask(builder, *(builder.add(value, offset) for value, offset in zip(args, offsets, strict=True)))
 
     return emit
 

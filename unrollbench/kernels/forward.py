@@ -63,6 +63,7 @@ def _tile(
 ) -> list[str]:
     """A tile's product and its equations, to which the addresses `passed` are passed."""
     own, gates_count = passed["gates"], len(s.stage.gates)
+    lines, asked = _following(layout, s, rows, group, passed) if layout.asks_for_rows else ([], [])
     offset = f"{gates_count * s.whole * layout.width}" if group.packed else f"block * {layout.width}"
     if s.gate_slots == "tile":  # all tiles use this room; their equations expect it at their rows and units
         passed = passed | {"gates": f"{own} - row * {s.row_bytes} - block * {layout.width}"}
@@ -79,17 +80,33 @@ def _tile(
                 arguments += ["0", "stop", "start", f"{product.depth} - start"]
             arguments += following_weights(layout, weights, rows, group, s.group_columns(group), panel)
     shape = f"{s.index}_{rows}x{group.name}"
-    lines = [f"tile_{shape}({', '.join(arguments)})"]
+    multiplied = f"tile_{shape}({', '.join([*arguments, *asked])})"
     if layout.projects_ahead and s.stage.takes_input:
-        _, *same = arguments  # a single row asks for no weights, and sums start where they end up
+        _, *same = arguments  # a single row asks for nothing, and sums start where they end up
         together = f"projecting_{shape}({', '.join([*same, *_projected(layout, s, inputs, group)])})"
-        lines = [f"if ahead and part < {s.group_columns(group)}:", f"    {together}", "else:", f"    {lines[0]}"]
+        lines += [f"if ahead and part < {s.group_columns(group)}:", f"    {together}", "else:", f"    {multiplied}"]
+    else:
+        lines.append(multiplied)
     first = 0
     for part in row_parts(rows):
         at = f"row + {first}, row + {first + rows}, end, block"
         lines.append(f"equations_{s.index}_{part}x{group.name}(t, lengths, {at}, {', '.join(passed.values())}, top)")
         first += part
     return lines
+
+
+def _following(
+    layout: LayerLayout, s: StageLayout, rows: int, group: Group, passed: dict[str, str]
+) -> tuple[list[str], list[str]]:
+    """Lines that find the tile after this one, in the next group of blocks where its rows are the last, and addresses.
+
+    These are of what it touches; past the last group they lie beyond it, where nothing needs what is asked for.
+    """
+    lines = [f"next_row, next_block = row + {rows}, block", "if next_row >= end:"]
+    lines.append(f"    next_row, next_block = first_row, block + turn * {group.blocks}")
+    strides, width = equations(layout, s, packed=group.packed).touched_strides, layout.width
+    at = (f"{passed[name]} + next_row * {stride} + next_block * {width}" for name, stride in strides.items())
+    return lines, list(at)
 
 
 def row_parts(rows: int) -> list[int]:

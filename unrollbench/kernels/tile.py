@@ -1,7 +1,8 @@
 """The register tile of a matrix product: a few rows times a few vector columns, summed in registers.
 
 While it works it can ask for the weights that the next tiles need, where these do not fit in the second-level cache,
-or for the lines that the next tile writes to.
+and for the lines that the next tile's rows touch: those of one row, then a part of k, then those of the next. Asked
+for all at once they took up what a core waits for lines in, and the tile's own weights had to wait behind them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from llvmlite import ir
 
 from unrollbench.kernels import host
 from unrollbench.kernels.simd import multiply_add, splat, vector
-from unrollbench.kernels.words import peek, pointer, prefetch
+from unrollbench.kernels.words import Emit, peek, pointer, prefetch
 
 I64 = ir.IntType(64)
 ROW_TILE, COLUMN_TILE = 6, 8
@@ -144,6 +145,33 @@ def _add(builder, count, parts, ahead=None):
     return results
 
 
+def _add_and_ask(builder, count, part, ask, ahead=None):
+    """`_add` of one part, as many steps of k for each row of the tile; before each of these, ask(number of the row)."""
+    rows = ir.Constant(I64, part.tile.rows)
+    last = builder.sub(rows, ir.Constant(I64, 1))
+    each = builder.udiv(count, rows)
+    left = builder.sub(count, builder.mul(each, last))
+    entry, body, done = builder.basic_block, builder.append_basic_block(), builder.append_basic_block()
+    builder.branch(body)
+    builder.position_at_end(body)
+    row, before = builder.phi(I64), [builder.phi(value.type) for value in part.sums]
+    ask(row)
+    first = builder.mul(row, each)
+    steps = builder.select(builder.icmp_signed("<", row, last), each, left)
+    (a, a_rows, a_k), (w, w_column, w_k) = part.a, part.w
+    moved = (_after(builder, a, a_k, first), a_rows, a_k), (_after(builder, w, w_k, first), w_column, w_k)
+    line = (_after(builder, *ahead, first), ahead[1]) if ahead else None
+    (after,) = _add(builder, steps, [_Part(part.tile, before, *moved)], line)
+    following, end = builder.add(row, ir.Constant(I64, 1)), builder.basic_block
+    phis = zip((row, *before), (ir.Constant(I64, 0), *part.sums), (following, *after), strict=True)
+    for phi, start, value in phis:
+        phi.add_incoming(start, entry)
+        phi.add_incoming(value, end)
+    builder.cbranch(builder.icmp_signed("<", following, rows), body, done)
+    builder.position_at_end(done)
+    return after
+
+
 @cache
 def copy_vectors(dtype: str, count: int):
     """A function (destination, origin) that copies so many vectors; the two must not overlap."""
@@ -180,12 +208,16 @@ def tile(dtype: str, rows: int, columns: int):
     def emit(builder, count, a, w, w_column, w_k, start, shared, out, offsets):
         emitted, one, a_k = _Tile(builder, ty, rows, columns), ir.Constant(I64, 1), ir.Constant(I64, ty.size)
         of_a = [peek(builder, offsets, ir.Constant(I64, 16 * r)) for r in range(rows)]
-        of_out = [peek(builder, offsets, ir.Constant(I64, 16 * r + 8)) for r in range(2 * rows)]
-        of_start = [builder.and_(offset, builder.sub(shared, one)) for offset in of_out[:rows]]
-        emitted.ask(out, of_out[rows:], columns_at)
+        of_out = [peek(builder, offsets, ir.Constant(I64, 16 * r + 8)) for r in range(rows)]
+        of_start = [builder.and_(offset, builder.sub(shared, one)) for offset in of_out]
+        below = builder.add(offsets, ir.Constant(I64, 16 * rows + 8))
+
+        def ask(row):
+            emitted.ask(out, [peek(builder, below, builder.mul(row, ir.Constant(I64, 16)))], columns_at)
+
         sums = emitted.load(start, of_start, columns_at)
-        (sums,) = _add(builder, count, [_Part(emitted, sums, (a, of_a, a_k), (w, w_column, w_k))])
-        emitted.store(sums, out, of_out[:rows], columns_at)
+        sums = _add_and_ask(builder, count, _Part(emitted, sums, (a, of_a, a_k), (w, w_column, w_k)), ask)
+        emitted.store(sums, out, of_out, columns_at)
 
     return emit
 
@@ -212,6 +244,7 @@ def step_tile(
     products: tuple[Product, ...],
     columns_at_once: tuple[int, ...],
     asks: bool,
+    ask_for_row: Emit | None = None,
 ):
     """`tile` with all but addresses built in, and one product after the other added to the same sums.
 
@@ -220,25 +253,36 @@ def step_tile(
 
     Arguments: start, out, and for each product a and w, the first step of k and the number of steps of each of its
     `ranges`, and with `asks` also ahead and ahead_k: a line of later weights to ask for at the first step of k, and
-    what to add for the next step's. The first part asks, the others do not.
+    what to add for the next step's. ask_for_row: called once for each row of the tile during the last product, with its
+    number and the arguments that are left, it asks for what the next tile's row touches. The first part asks, the
+    others do not.
     """
     ty = vector(dtype)
     width = ty.size * ty.lanes
+    count_told = sum(2 + 2 * product.ranges + 2 * asks for product in products)
 
     def emit(builder, first, last, *args):
-        column = 0
+        column, touched = 0, args[count_told:]
+
+        def ask(row):
+            ask_for_row(builder, row, *touched)
+
         for columns in columns_at_once:
-            emitted, told = _Tile(builder, ty, rows, columns), list(args)
+            emitted, told = _Tile(builder, ty, rows, columns), list(args[:count_told])
             begins, ends = (each.offsets[column : column + columns] for each in (start, out))
             sums = emitted.load(first, _even(rows, start.row), begins)
             for product in products:
                 a, w, *ranges = (told.pop(0) for _ in range(2 + 2 * product.ranges))
                 w = builder.add(w, ir.Constant(I64, column * product.depth * width))
                 ahead = (told.pop(0), told.pop(0)) if asks else None
+                asking = ask_for_row and column == 0 and product is products[-1]
                 for done, count in _ranges(product, ranges):
                     part = _part(emitted, sums, product, a, w, columns * width, done)
                     line = (_after(builder, *ahead, done), ahead[1]) if ahead and column == 0 else None
-                    (sums,) = _add(builder, count, [part], line)
+                    if asking:
+                        sums, asking = _add_and_ask(builder, count, part, ask, line), False
+                    else:
+                        (sums,) = _add(builder, count, [part], line)
             emitted.store(sums, last, _even(rows, out.row), ends)
             column += columns
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from unrollbench.kernels.equations import Equations, Touched, arguments, ask_for_tile, on_tile
+from unrollbench.kernels.equations import Equations, Touched, arguments, ask_for_row, ask_for_tile, on_tile
 from unrollbench.kernels.layout import LayerLayout
+from unrollbench.kernels.words import Emit
 
 MOST_ROWS = 4
 """Rows that a loop takes at once at most: more would need more registers than there are."""
@@ -63,18 +64,28 @@ class Walk:
         """The body of a function (t, lengths, row, next_row, end, block, *arguments) for a tile, and what it calls.
 
         next_row: the first of as many rows of the tile that follows, for whose lines it asks if that is before `end`,
-        one past the last row. Beside that it calls `loop`, the function of that text, where not all rows are live.
+        one past the last row, and no product asks for them (`ask_for_row`). Beside that it calls `loop`, the function
+        of that text, where not all rows are live.
         There is no loop around the equations here: constants stay where they are in memory, and registers are left for
         values.
         """
         unit, called = f"block * {self.layout.width}", {"live": on_tile(self.layout.dtype, rows, blocks, self.live)}
         called["ask_for_tile"] = ask_for_tile(self.layout.dtype, rows, blocks, self.touched, TILE_CACHE)
-        several = self.layout.rows.most_groups > 1
+        several = self.layout.rows.most_groups > 1 and not self.layout.asks_for_rows
         lines = self._ask("next_row < end", "next_row", unit) if several else []
         at = self._at("row", unit, self.live.arguments)
         lines += [f"if {_all_live('row', rows)}:", f"    live({at})", "else:"]
         lines.append(f"    loop(t, lengths, row, {rows}, block, {blocks}, {', '.join(self.arguments)})")
         return lines, called
+
+    def ask_for_row(self, blocks: int) -> Emit:
+        """A function of a row's number and the addresses `touched_strides` that asks for what a tile's row touches."""
+        return ask_for_row(self.layout.dtype, blocks, self.touched, TILE_CACHE)
+
+    @property
+    def touched_strides(self) -> dict[str, int]:
+        """The names of the addresses of what is touched, and the stride of each over rows."""
+        return arguments(each.place for each in self.touched)
 
     @property
     def addresses(self) -> list[str]:
@@ -99,7 +110,7 @@ class Walk:
 
     def _ask(self, when: str, row: str, unit: str) -> list[str]:
         """Lines that ask for what is touched in the rows from `row` on, if there are such; none, if nothing is."""
-        at = self._at(f"({row})", unit, arguments(each.place for each in self.touched))
+        at = self._at(f"({row})", unit, self.touched_strides)
         return [f"if {when}:", f"    ask_for_tile({at})"] if self.touched else []
 
     def _at(self, row: str, unit: str, strides: Mapping[str, int]) -> str:
