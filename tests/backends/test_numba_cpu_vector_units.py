@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ import sys
 from contextlib import closing
 from unrollbench.kernels import host
 
-unit = host.VectorUnit(int(sys.argv[1]), int(sys.argv[2]), False)
+own, width_bytes = host.vector_unit(), int(sys.argv[1])
+unit = host.VectorUnit(width_bytes, int(sys.argv[2]), False, own.looks_up and width_bytes <= own.width_bytes)
 host.vector_unit, host.matrix_unit = lambda: unit, lambda: False
 
 from tests.backends.numba_programs import check, run
@@ -47,10 +49,15 @@ for axes in (
 """
 
 
-@pytest.mark.parametrize(("width_bytes", "registers"), [(16, 16), (16, 32), (32, 16), (64, 32)])
-def test_results_are_the_references_whatever_the_vector_unit(width_bytes: int, registers: int) -> None:
-    root = Path(__file__).parents[2]
+UNITS = [(16, 16), (16, 32), (32, 16), (64, 32)]
+
+
+@pytest.mark.parametrize(("width_bytes", "registers", "processor"), [*((*u, None) for u in UNITS), (64, 32, "generic")])
+def test_results_are_the_references_whatever_the_vector_unit(
+    width_bytes: int, registers: int, processor: str | None
+) -> None:
+    root, told = Path(__file__).parents[2], {"NUMBA_CPU_NAME": processor} if processor else {}
     command = [sys.executable, "-c", _PROGRAM, str(width_bytes), str(registers)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=os.environ | told, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("as the reference") == 2 * 9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.kernels.vectors import applied
 from unrollbench.cells import functions
+from unrollbench.kernels import host
 from unrollbench.tensors import Array
 
 DTYPES = ("float32", "float64")
@@ -22,6 +24,13 @@ LOWEST = {"float32": -60.0, "float64": -650.0}
 SMALLEST = {"float32": 1e-26, "float64": 1e-282}
 
 Extended = npt.NDArray[np.longdouble]
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["powers looked up", "no table"])
+def powers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Powers of 2 are looked up, where the host can do that, or they are not."""
+    unit = host.vector_unit()
+    monkeypatch.setattr(host, "vector_unit", lambda: replace(unit, looks_up=unit.looks_up and request.param))
 
 
 @cache

@@ -9,14 +9,14 @@ import pytest
 from llvmlite import ir
 
 from tests.kernels.vectors import call, drawn
-from unrollbench.kernels import host, pack
+from unrollbench.kernels import host, pack, words
 from unrollbench.kernels import tile as tiles
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.words import peek, put
 from unrollbench.tensors import Array
 
 I64 = ir.IntType(64)
 TILES: Any = tiles  # untyped, as what writes LLVM's instructions is
+WORDS: Any = words
 
 
 def tile_kernel(dtype: str, rows: int, columns: int) -> Kernel:
@@ -125,7 +125,8 @@ def test_a_steps_tile_asks_for_each_row_once_and_multiplies_all_the_same(
 
     def count(builder: Any, row: Any, address: Any) -> None:
         place = builder.add(address, builder.mul(row, ir.Constant(I64, 8)))
-        put(builder, place, builder.add(peek(builder, place, ir.Constant(I64, 0)), ir.Constant(I64, 1)))
+        before = WORDS.peek(builder, place, ir.Constant(I64, 0))
+        WORDS.put(builder, place, builder.add(before, ir.Constant(I64, 1)))
 
     tile = TILES.step_tile(dtype, rows, ends, ends, products, parts, False, count)
     told = (0, stop, stop, depth - stop)[: 2 * ranges]

@@ -37,18 +37,19 @@ def applied(function: Callable[..., Any], *arrays: Array, registers: int = 1) ->
     padded = [pack.aligned((blocks * lanes,), dtype) for _ in range(len(arrays) + 1)]
     for target, array in zip(padded[1:], arrays, strict=True):
         target[:count] = array
-    call(_loop(function, dtype, registers, len(arrays)), blocks, *(array.ctypes.data for array in padded))
+    loop = _loop(function, dtype, registers, len(arrays), host.vector_unit())
+    call(loop, blocks, *(array.ctypes.data for array in padded))
     return padded[0][:count]
 
 
 @cache
-def _loop(function: Callable[..., Any], dtype: str, registers: int, arguments: int) -> Kernel:
-    """A kernel (blocks, out, in_0, ...) that applies the function to vector after vector."""
+def _loop(function: Callable[..., Any], dtype: str, registers: int, arguments: int, unit: host.VectorUnit) -> Kernel:
+    """A kernel (blocks, out, in_0, ...) that applies the function to vector after vector. unit: the host's."""
     names = [f"in_{index}" for index in range(arguments)]
     loads = tuple((Expression(), Place(name)) for name in names)
     result = function(*(argument for argument, _ in loads))
     tile = on_tile(dtype, 1, registers, Equations(loads, ((result, Place("out")),)))
-    step = registers * host.vector_unit().width_bytes
+    step = registers * unit.width_bytes
     text = f"def loop(blocks, out, {', '.join(names)}):\n"
     text += f"    for at in range(0, blocks * {step}, {step}):\n"
     text += f"        tile({', '.join(f'{name} + at' for name in (*names, 'out'))})\n"
