@@ -14,8 +14,7 @@ import sys
 from contextlib import closing
 from unrollbench.kernels import host
 
-own, width_bytes = host.vector_unit(), int(sys.argv[1])
-unit = host.VectorUnit(width_bytes, int(sys.argv[2]), False, own.looks_up and width_bytes <= own.width_bytes)
+unit = host.VectorUnit(int(sys.argv[1]), int(sys.argv[2]), False)
 host.vector_unit, host.matrix_unit = lambda: unit, lambda: False
 
 from tests.backends.numba_programs import check, run

@@ -26,11 +26,11 @@ SMALLEST = {"float32": 1e-26, "float64": 1e-282}
 Extended = npt.NDArray[np.longdouble]
 
 
-@pytest.fixture(autouse=True, params=[True, False], ids=["powers looked up", "no table"])
-def powers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Powers of 2 are looked up, where the host can do that, or they are not."""
+@pytest.fixture(autouse=True, params=[True, False], ids=["AVX-512", "without"])
+def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AVX-512F's own instructions are used, where the host has them, or they are not."""
     unit = host.vector_unit()
-    monkeypatch.setattr(host, "vector_unit", lambda: replace(unit, looks_up=unit.looks_up and request.param))
+    monkeypatch.setattr(host, "vector_unit", lambda: replace(unit, avx512=unit.avx512 and request.param))
 
 
 @cache

@@ -1,9 +1,10 @@
 """sigmoid, tanh, clip and clip_gradient on vector registers: what `cells.functions` become in compiled equations.
 
 exp(x) = 2^n 2^(j/m) e^r with m n + j = round(m x / ln 2), 0 <= j < m and |r| <= ln(2) / (2 m): e^r is a polynomial, the
-shorter the larger m is, 2^(j/m) is looked up in a register of m elements, and 2^n is an addition to its exponent. Where
-no instruction looks up, m is 1. No result is off by more than 4 units in the last place, but that sigmoid falls no
-further than to exp(-60) in float32 and exp(-650) in float64; NaN stays NaN and infinities saturate.
+shorter the larger m is, 2^(j/m) is looked up in a register of m elements, and 2^n is an addition to its exponent.
+Without AVX-512F m is 1: with the eight elements of AVX2 nothing was gained. No result is off by more than 4 units in
+the last place, but that sigmoid falls no further than to exp(-60) in float32 and exp(-650) in float64; NaN stays NaN
+and infinities saturate.
 
 The table (as in Gal and Bachelis, ACM TOMS 17, 1991, where all entries are such): an entry is a number T of half a
 mantissa near 2^(j/m), so that products with it are exact where that matters, and r is corrected by ln(2^(j/m) / T).
@@ -54,19 +55,15 @@ def _taylor(terms: int) -> tuple[float, ...]:
 _NEAREST = (1.3882515e-3, 8.3665472e-3, 4.16672007e-2, 1.66665434e-1, 4.99999981e-1)
 """Of all series of five terms that with the smallest relative error of (e^r - 1) / r for |r| <= ln(2) / 2: 1.3e-8,
 found by Lawson's algorithm."""
-_SERIES_32 = {1: (_NEAREST, _NEAREST), 8: (_taylor(3), _taylor(3)), 16: (_taylor(2), _taylor(3))}
+_SERIES_32 = {1: (_NEAREST, _NEAREST), 16: (_taylor(2), _taylor(3))}
 _SERIES_64 = {1: (_taylor(12), _taylor(12)), 8: (_taylor(7), _taylor(7))}
-"""Off by 1e-8 of e^r and 3e-8 of e^r - 1 at most in float32, and by 4e-17 in float64."""
+"""Off by 1.3e-8 at most in float32, and by 4e-17 in float64, of e^r or of e^r - 1 itself."""
 _FORMATS = {
     32: _Format(127, 23, 0.693359375, -2.12194440e-4, _SERIES_32, 60.0, 10.0),
     64: _Format(1023, 52, 6.93145751953125e-1, 1.42860682030941723212e-6, _SERIES_64, 650.0, 22.0),
 }
-_LOOKUPS = {
-    (32, 8): "llvm.x86.avx2.permd",
-    (32, 16): "llvm.x86.avx512.permvar.si.512",
-    (64, 8): "llvm.x86.avx512.permvar.di.512",
-}
-"""(bits, lanes) -> the instruction that looks up in a register of so many lanes, by the low bits of an integer."""
+_LOOK_UP = {32: "llvm.x86.avx512.permvar.si.512", 64: "llvm.x86.avx512.permvar.di.512"}
+"""Bits of an element -> the instruction of AVX-512F that looks up in a register, by the low bits of an integer."""
 
 
 @cache
@@ -100,8 +97,7 @@ class Emitter:
         self.builder, self.ty, self.llvm, self.count = builder, ty, ty.llvm, count
         self.bits, self.format = ty.bits, _FORMATS[ty.bits]
         self.integers = ir.VectorType(ir.IntType(self.bits), ty.lanes)
-        looks_up = host.vector_unit().looks_up and (self.bits, ty.lanes) in _LOOKUPS
-        self.parts_of_2 = ty.lanes if looks_up else 1
+        self.parts_of_2 = ty.lanes if host.vector_unit().avx512 else 1
         """m of this module's text."""
 
     def each(self, instruction: Callable[..., Any], *operands: Value) -> Value:
@@ -194,12 +190,12 @@ class Emitter:
     def _looked_up(self, table: list[int], index: Value) -> Value:
         """Of each lane, the element of the table that the low bits of the index say."""
         function = ir.FunctionType(self.integers, [self.integers] * 2)
-        look_up = cgutils.get_or_insert_function(self.builder.module, function, _LOOKUPS[self.bits, self.ty.lanes])
+        look_up = cgutils.get_or_insert_function(self.builder.module, function, _LOOK_UP[self.bits])
         return self.builder.call(look_up, [ir.Constant(self.integers, table), index])
 
     def reciprocal(self, x: Value) -> Value:
         """1/x within 1 ulp for normal x >= 0.5; by an estimate and Newton's iteration where that beats a division."""
-        if not host.vector_unit().fast_reciprocal:
+        if not host.vector_unit().avx512:
             return self.each(self.builder.fdiv, self.constant(1.0), x)
         y = self.each(self._estimate, x)
         for _ in range(1 if self.bits == 32 else 2):

@@ -19,31 +19,28 @@ ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18
 
 @dataclass(frozen=True)
 class VectorUnit:
-    """width_bytes of one register, how many there are, and which of x86's instructions exist.
+    """width_bytes of one register, how many there are, and whether AVX-512F's own instructions may be used.
 
-    fast_reciprocal: an estimate of 1/x (AVX-512F); looks_up: one that takes each lane's element out of a register
-    (AVX2 for eight elements of float32, AVX-512F for 16, or 8 of float64).
+    Those are an estimate of 1/x, and one that takes for each lane an element of its choice out of a register.
     """
 
     width_bytes: int
     registers: int
-    fast_reciprocal: bool
-    looks_up: bool
+    avx512: bool
 
 
 @cache
 def vector_unit() -> VectorUnit:
     """The widest unit that LLVM will generate code for on this host.
 
-    Where Numba is told to make code for another processor, that may lack the special instructions, so none is used.
+    Where Numba is told to make code for another processor, that may lack AVX-512F's own instructions.
     """
     features = binding.get_host_cpu_features()
-    own = config.CPU_NAME is None and config.CPU_FEATURES is None
     if features.get("avx512f"):
-        return VectorUnit(64, 32, own, own)
+        return VectorUnit(64, 32, config.CPU_NAME is None and config.CPU_FEATURES is None)
     if features.get("avx"):
-        return VectorUnit(32, 16, False, own and bool(features.get("avx2")))
-    return VectorUnit(16, 32 if features.get("neon") else 16, False, False)
+        return VectorUnit(32, 16, False)
+    return VectorUnit(16, 32 if features.get("neon") else 16, False)
 
 
 @cache
