@@ -14,7 +14,7 @@ import sys
 from contextlib import closing
 from unrollbench.kernels import host
 
-unit = host.VectorUnit(int(sys.argv[1]), int(sys.argv[2]), False)
+unit = host.VectorUnit(*map(int, sys.argv[1:]), False) if sys.argv[1:] else host.vector_unit()
 host.vector_unit, host.matrix_unit = lambda: unit, lambda: False
 
 from tests.backends.numba_programs import check, run
@@ -51,12 +51,12 @@ for axes in (
 UNITS = [(16, 16), (16, 32), (32, 16), (64, 32)]
 
 
-@pytest.mark.parametrize(("width_bytes", "registers", "processor"), [*((*u, None) for u in UNITS), (64, 32, "generic")])
-def test_results_are_the_references_whatever_the_vector_unit(
-    width_bytes: int, registers: int, processor: str | None
-) -> None:
-    root, told = Path(__file__).parents[2], {"NUMBA_CPU_NAME": processor} if processor else {}
-    command = [sys.executable, "-c", _PROGRAM, str(width_bytes), str(registers)]
+OTHERS = [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_ENABLE_AVX": "0"}]
+
+
+@pytest.mark.parametrize(("unit", "told"), [*((unit, {}) for unit in UNITS), *(((), told) for told in OTHERS)])
+def test_results_are_the_references_whatever_the_vector_unit(unit: tuple[int, ...], told: dict[str, str]) -> None:
+    root, command = Path(__file__).parents[2], [sys.executable, "-c", _PROGRAM, *map(str, unit)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=os.environ | told, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("as the reference") == 2 * 9

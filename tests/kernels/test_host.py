@@ -8,9 +8,9 @@ from numba.core import config
 from unrollbench.kernels import host
 
 
-@pytest.mark.parametrize("told", ["CPU_NAME", "CPU_FEATURES"])
-def test_no_special_instruction_is_used_where_numba_is_told_to_make_code_for_another_processor(
-    monkeypatch: pytest.MonkeyPatch, told: str
+@pytest.mark.parametrize(("told", "value"), [("CPU_FEATURES", "+sse2"), ("ENABLE_AVX", 0)])
+def test_no_special_instruction_is_used_where_numba_makes_code_without_it(
+    monkeypatch: pytest.MonkeyPatch, told: str, value: object
 ) -> None:
-    monkeypatch.setattr(config, told, "generic")
+    monkeypatch.setattr(config, told, value)
     assert not host.vector_unit.__wrapped__().avx512

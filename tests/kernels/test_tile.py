@@ -114,10 +114,11 @@ def test_a_steps_tile_adds_to_its_result_whatever_it_asks_for_meanwhile(parts: t
         np.testing.assert_array_equal(out, wanted)
 
 
+@pytest.mark.parametrize("asks", [False, True])
 @pytest.mark.parametrize("depth", [0, 2, 7])
 @pytest.mark.parametrize(("parts", "ranges"), [((2,), 0), ((1, 1), 0), ((2,), 2)])
 def test_a_steps_tile_asks_for_each_row_once_and_multiplies_all_the_same(
-    parts: tuple[int, ...], ranges: int, depth: int
+    parts: tuple[int, ...], ranges: int, depth: int, asks: bool
 ) -> None:
     rng, rows, lanes, dtype = np.random.default_rng(8), 3, host.lanes("float32"), "float32"
     width, asked, stop = 4 * lanes, np.zeros(rows, np.int64), depth // 2
@@ -128,14 +129,15 @@ def test_a_steps_tile_asks_for_each_row_once_and_multiplies_all_the_same(
         before = WORDS.peek(builder, place, ir.Constant(I64, 0))
         WORDS.put(builder, place, builder.add(before, ir.Constant(I64, 1)))
 
-    tile = TILES.step_tile(dtype, rows, ends, ends, products, parts, False, count)
-    told = (0, stop, stop, depth - stop)[: 2 * ranges]
+    tile = TILES.step_tile(dtype, rows, ends, ends, products, parts, asks, count)
+    told, ahead = (0, stop, stop, depth - stop)[: 2 * ranges], (0, 1 << 40)[: 2 * asks]
     x, h = drawn(rng, (rows, 4), dtype), drawn(rng, (rows, 7), dtype)
     W_x, W_h = drawn(rng, (2, 4, lanes), dtype), drawn(rng, (2, depth, lanes), dtype)
     start, out = drawn(rng, (rows, 2, lanes), dtype), pack.aligned((rows, 2, lanes), dtype)
     x_stream, h_stream = pack.streamed(W_x, parts), pack.streamed(W_h, parts)
-    addresses = [array.ctypes.data for array in (start, out, x, x_stream, h, h_stream)]
-    call(Kernel("run", tile, 7 + len(told)), *addresses, *told, asked.ctypes.data)
+    ends_at, of_x, of_h = ([a.ctypes.data, b.ctypes.data] for a, b in ((start, out), (x, x_stream), (h, h_stream)))
+    arguments = [*ends_at, *of_x, *ahead, *of_h, *told, *ahead, asked.ctypes.data]
+    call(Kernel("run", tile, len(arguments)), *arguments)
     sums = np.einsum("rk,ckl->rcl", x, W_x) + np.einsum("rk,ckl->rcl", h[:, :depth], W_h)
     np.testing.assert_array_equal(out, start + sums)
     np.testing.assert_array_equal(asked, [1, 1, 1])

@@ -120,7 +120,7 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
                     uses.append(one)
                     continue
                 walk = forward.equations(layout, s, packed=group.packed)
-                ask_for_row = walk.ask_for_row(group.blocks) if layout.asks_for_rows else None
+                ask_for_row = walk.ask_for_row(group.blocks) if walk.asked_by_products else None
                 multiplied = tile.step_tile(layout.dtype, rows, *ends, added, at_once, asks, ask_for_row)
                 namespace[f"tile_{s.index}_{rows}x{group.name}"] = multiplied
                 if layout.overlaps and not group.packed:

@@ -6,8 +6,8 @@ Without AVX-512F m is 1: with the eight elements of AVX2 nothing was gained. No 
 the last place, but that sigmoid falls no further than to exp(-60) in float32 and exp(-650) in float64; NaN stays NaN
 and infinities saturate.
 
-The table (as in Gal and Bachelis, ACM TOMS 17, 1991, where all entries are such): an entry is a number T of half a
-mantissa near 2^(j/m), so that products with it are exact where that matters, and r is corrected by ln(2^(j/m) / T).
+The table's entries are (as in Gal and Bachelis, ACM TOMS 17, 1991) numbers T of half a mantissa near 2^(j/m), and r is
+corrected by ln(2^(j/m) / T): then (2^n T - 1) / 2 is exact for small n, on which tanh relies.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ from unrollbench.kernels.simd import Vector, multiply_add
 class _Format:
     """What the exponential needs of a float type.
 
-    bias, mantissa: of the exponent; ln2_high + ln2_low is ln 2, the product of ln2_high with n m + j being exact;
+    mantissa: its bits; ln2_high + ln2_low is ln 2, the product of ln2_high with n m + j being exact;
     series: m -> two series of e^r = 1 + r + r^2 (series[0] r^k + ... + series[-1]), one for e^r and one for e^r - 1,
-    which takes more where r is small; sigmoid is computed within +-sigmoid_limit, beyond which 1 + exp(-x) rounds to 1
+    whose error counts relative to r; sigmoid is computed within +-sigmoid_limit, beyond which 1 + exp(-x) rounds to 1
     or its inverse is next to nothing, tanh within +-tanh_limit, where it rounds to 1. The product of both denominators
     is a finite number.
     """
 
-    bias: int
     mantissa: int
     ln2_high: float
     ln2_low: float
@@ -59,8 +58,8 @@ _SERIES_32 = {1: (_NEAREST, _NEAREST), 16: (_taylor(2), _taylor(3))}
 _SERIES_64 = {1: (_taylor(12), _taylor(12)), 8: (_taylor(7), _taylor(7))}
 """Off by 1.3e-8 at most in float32, and by 4e-17 in float64, of e^r or of e^r - 1 itself."""
 _FORMATS = {
-    32: _Format(127, 23, 0.693359375, -2.12194440e-4, _SERIES_32, 60.0, 10.0),
-    64: _Format(1023, 52, 6.93145751953125e-1, 1.42860682030941723212e-6, _SERIES_64, 650.0, 22.0),
+    32: _Format(23, 0.693359375, -2.12194440e-4, _SERIES_32, 60.0, 10.0),
+    64: _Format(52, 6.93145751953125e-1, 1.42860682030941723212e-6, _SERIES_64, 650.0, 22.0),
 }
 _LOOK_UP = {32: "llvm.x86.avx512.permvar.si.512", 64: "llvm.x86.avx512.permvar.di.512"}
 """Bits of an element -> the instruction of AVX-512F that looks up in a register, by the low bits of an integer."""
@@ -78,7 +77,7 @@ def _powers(bits: int, count: int) -> tuple[list[int], list[float]]:
     near = np.round(exact * half) / half
     highest = f.mantissa - (count.bit_length() - 1)
     powers = near.astype(real).view(integer) - (np.arange(count).astype(integer) << highest)
-    return powers.tolist(), np.log(exact / near).tolist()
+    return powers.tolist(), np.log(exact / near).astype(float).tolist()
 
 
 Value = Any

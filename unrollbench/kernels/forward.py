@@ -63,7 +63,7 @@ def _tile(
 ) -> list[str]:
     """A tile's product and its equations, to which the addresses `passed` are passed."""
     own, gates_count = passed["gates"], len(s.stage.gates)
-    lines, asked = _following(layout, s, rows, group, passed) if layout.asks_for_rows else ([], [])
+    lines, asked = _following(layout, s, rows, group, passed)
     offset = f"{gates_count * s.whole * layout.width}" if group.packed else f"block * {layout.width}"
     if s.gate_slots == "tile":  # all tiles use this room; their equations expect it at their rows and units
         passed = passed | {"gates": f"{own} - row * {s.row_bytes} - block * {layout.width}"}
@@ -98,15 +98,25 @@ def _tile(
 def _following(
     layout: LayerLayout, s: StageLayout, rows: int, group: Group, passed: dict[str, str]
 ) -> tuple[list[str], list[str]]:
-    """Lines that find the tile after this one, in the next group of blocks where its rows are the last, and addresses.
+    """Lines that find the tile that follows, and the addresses of what it touches, for which this one's product asks.
 
-    These are of what it touches; past the last group they lie beyond it, where nothing needs what is asked for.
+    After a group's last rows that is the first tile of the next group of as many blocks, or the tile itself where this
+    thread has no such group left: the lines of others are theirs. It is taken to have as many rows as this one, which
+    may be some of this one's.
     """
-    lines = [f"next_row, next_block = row + {rows}, block", "if next_row >= end:"]
-    lines.append(f"    next_row, next_block = first_row, block + turn * {group.blocks}")
-    strides, width = equations(layout, s, packed=group.packed).touched_strides, layout.width
-    at = (f"{passed[name]} + next_row * {stride} + next_block * {width}" for name, stride in strides.items())
-    return lines, list(at)
+    walk = equations(layout, s, packed=group.packed)
+    if not walk.asked_by_products:
+        return [], []
+    itself = "next_row, next_block = row, block"
+    lines = [f"next_row, next_block = min(row + {rows}, end - {rows}), block", f"if row + {rows} >= end:"]
+    if group.packed:
+        lines.append(f"    {itself}")
+    else:
+        lines.append(f"    next_row, next_block = first_row, block + turn * {group.blocks}")
+        for beyond in ("next_block < first_block", f"next_block >= first_block + groups * {group.blocks}"):
+            lines += [f"    if {beyond}:", f"        {itself}"]
+    at = f"next_row * {{}} + next_block * {layout.width}"
+    return lines, [f"{passed[name]} + {at.format(stride)}" for name, stride in walk.touched_strides.items()]
 
 
 def row_parts(rows: int) -> list[int]:

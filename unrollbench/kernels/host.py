@@ -33,11 +33,11 @@ class VectorUnit:
 def vector_unit() -> VectorUnit:
     """The widest unit that LLVM will generate code for on this host.
 
-    Where Numba is told to make code for another processor, that may lack AVX-512F's own instructions.
+    Where Numba is told to make code for a processor with other features, that may lack AVX-512F's own instructions.
     """
     features = binding.get_host_cpu_features()
     if features.get("avx512f"):
-        return VectorUnit(64, 32, config.CPU_NAME is None and config.CPU_FEATURES is None)
+        return VectorUnit(64, 32, config.CPU_FEATURES is None and bool(config.ENABLE_AVX))
     if features.get("avx"):
         return VectorUnit(32, 16, False)
     return VectorUnit(16, 32 if features.get("neon") else 16, False)
@@ -67,7 +67,7 @@ def matrix_unit() -> bool:
     features, unit = binding.get_host_cpu_features(), ("amx-bf16", "amx-tile", "avx512f")
     if platform.system() != "Linux" or not is_x86() or not all(features.get(name) for name in unit):
         return False
-    if config.CPU_NAME is not None or config.CPU_FEATURES is not None:
+    if config.CPU_NAME is not None or config.CPU_FEATURES is not None or not config.ENABLE_AVX:
         return False
     return ctypes.CDLL(None).syscall(ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0
 

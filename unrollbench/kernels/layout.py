@@ -262,11 +262,6 @@ class LayerLayout:
         """
         return self.streams and rows > 1 and not group.packed and not self.on_matrix_unit
 
-    @property
-    def asks_for_rows(self) -> bool:
-        """Whether a tile's product asks for what the next tile's rows touch; a matrix unit's leaves it to equations."""
-        return self.rows.most_groups > 1 and not self.on_matrix_unit
-
     @cached_property
     def rows(self) -> Partition:
         """Batch rows over threads, in row tiles."""

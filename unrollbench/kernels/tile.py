@@ -255,7 +255,7 @@ def step_tile(
     `ranges`, and with `asks` also ahead and ahead_k: a line of later weights to ask for at the first step of k, and
     what to add for the next step's. ask_for_row: called once for each row of the tile during the last product, with its
     number and the arguments that are left, it asks for what the next tile's row touches. The first part asks, the
-    others do not.
+    others do not; of several ranges the first does, which may have no steps: then it asks for all rows at once.
     """
     ty = vector(dtype)
     width = ty.size * ty.lanes

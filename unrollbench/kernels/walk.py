@@ -13,8 +13,8 @@ from unrollbench.kernels.words import Emit
 MOST_ROWS = 4
 """Rows that a loop takes at once at most: more would need more registers than there are."""
 TILE_CACHE, LOOP_CACHE = 1, 2
-"""The cache that a tile's lines are asked for in, after the product of the one before it, and those of a loop, which
-comes to them only when it has been through all units of as many rows."""
+"""The cache that a tile's lines are asked for in, during the product of the one before it (on a matrix unit, after it),
+and those of a loop, which comes to them only when it has been through all units of as many rows."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,24 @@ class Walk:
         """The body of a function (t, lengths, row, next_row, end, block, *arguments) for a tile, and what it calls.
 
         next_row: the first of as many rows of the tile that follows, for whose lines it asks if that is before `end`,
-        one past the last row, and no product asks for them (`ask_for_row`). Beside that it calls `loop`, the function
+        one past the last row, and the product has not done so. Beside that it calls `loop`, the function
         of that text, where not all rows are live.
         There is no loop around the equations here: constants stay where they are in memory, and registers are left for
         values.
         """
         unit, called = f"block * {self.layout.width}", {"live": on_tile(self.layout.dtype, rows, blocks, self.live)}
         called["ask_for_tile"] = ask_for_tile(self.layout.dtype, rows, blocks, self.touched, TILE_CACHE)
-        several = self.layout.rows.most_groups > 1 and not self.layout.asks_for_rows
-        lines = self._ask("next_row < end", "next_row", unit) if several else []
+        asks = self.layout.rows.most_groups > 1 and self.layout.on_matrix_unit
+        lines = self._ask("next_row < end", "next_row", unit) if asks else []
         at = self._at("row", unit, self.live.arguments)
         lines += [f"if {_all_live('row', rows)}:", f"    live({at})", "else:"]
         lines.append(f"    loop(t, lengths, row, {rows}, block, {blocks}, {', '.join(self.arguments)})")
         return lines, called
+
+    @property
+    def asked_by_products(self) -> bool:
+        """Whether a tile's product asks for what the next tile's rows touch; a matrix unit's leaves it to `tile`."""
+        return self.layout.rows.most_groups > 1 and not self.layout.on_matrix_unit
 
     def ask_for_row(self, blocks: int) -> Emit:
         """A function of a row's number and the addresses `touched_strides` that asks for what a tile's row touches."""

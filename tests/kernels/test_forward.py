@@ -1,0 +1,114 @@
+"""A step's text, run as the Python that it is: which lines its tiles ask for, and which they touch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from unrollbench.case import Case
+from unrollbench.kernels import forward, host, network
+from unrollbench.kernels.layout import Group, LayerLayout, StageLayout, inputs_of
+from unrollbench.kernels.source import define
+from unrollbench.kernels.spec import spec_of
+from unrollbench.schedule import of_case
+
+APART = 1 << 32
+"""Bytes between the arrays of a frame, whose addresses are made up."""
+Lines = set[int]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile of a step: where it stands, and the vectors that its product asks for and its equations touch."""
+
+    stage: int
+    rows: int
+    group: Group
+    asked: Lines
+    touched: Lines
+
+
+def frame(layout: LayerLayout, thread: int) -> dict[int, int]:
+    """A frame's fields by offset: arrays far apart, and a thread's part of rows and unit blocks."""
+    fields = {name: (1 + index) * APART for index, name in enumerate(layout.fields)}
+    of_rows, of_units = (thread, 0) if layout.split == "rows" else (0, thread)
+    names = ("row", "row_tiles_big", "row_tiles_small")
+    fields |= dict(zip(names, layout.rows.shares[of_rows], strict=True))
+    for s in layout.stages:
+        names = (f"block_{s.index}", f"groups_big_{s.index}", f"groups_small_{s.index}")
+        fields |= dict(zip(names, s.groups.shares[of_units], strict=True))
+        own = layout.own_units(s)[of_units]
+        fields |= {f"own_at_{s.index}": own[0], f"own_{s.index}": own[1]}
+        fields[f"packed_{s.index}"] = int(s.packed > 0 and of_units == len(s.groups.shares) - 1)
+    return {layout.fields[name]: value for name, value in fields.items()}
+
+
+def step(case: Case, thread: int, t: int) -> list[Tile]:
+    """The tiles of the bottom layer's step t, in order."""
+    layouts = network.layouts(spec_of(case), of_case(case))
+    layout, found, asked = layouts[0], list[Tile](), list[Lines]()
+    fields = {**frame(layout, thread), layout.fields["limit"]: case.sequence_length}
+
+    def vectors(s: StageLayout, group: Group, rows: int, at: dict[str, int]) -> Lines:
+        """The addresses of what rows touch, of which the first one's first unit lies at these."""
+        touched = [each.place for each in forward.equations(layout, s, packed=group.packed).touched]
+        columns = {p: range(group.blocks) if p.lanes is None else p.lanes.columns(layout.lanes) for p in touched}
+        places = [(p, row, column) for p in touched for row in range(rows) for column in columns[p]]
+        return {at[p.argument] + p.offset + row * p.stride + column * layout.width for p, row, column in places}
+
+    def calls(s: StageLayout, group: Group, rows: int) -> dict[str, Any]:
+        walk = forward.equations(layout, s, packed=group.packed)
+        strides = walk.touched_strides
+
+        def tile(*arguments: int) -> None:
+            asked.append(vectors(s, group, rows, dict(zip(strides, arguments[-len(strides) :], strict=True))))
+
+        def equations(_t: int, _lengths: int, row: int, _next: int, _end: int, block: int, *arguments: int) -> None:
+            addresses = dict(zip(walk.addresses, arguments, strict=False))
+            at = {name: addresses[name] + row * stride + block * layout.width for name, stride in strides.items()}
+            found.append(Tile(s.index, rows, group, asked[-1], vectors(s, group, rows, at)))
+
+        shape = f"{s.index}_{rows}x{group.name}"
+        return {f"tile_{shape}": tile, f"own_tile_{shape}": lambda *_: None, f"equations_{shape}": equations}
+
+    namespace: dict[str, Any] = dict.fromkeys(("ask", "meet", "arrive", "barrier"), lambda *_: None)
+    namespace["peek"] = lambda address, offset: fields[offset] if address == 0 else APART
+    for s in layout.stages:
+        for rows, _ in layout.rows.sizes:
+            for group in s.tile_groups:
+                namespace |= calls(s, group, rows)
+    define(forward.step(layout, inputs_of(layouts, 0)), "step", namespace)(0, t, t % 4)
+    return found
+
+
+@pytest.mark.parametrize("t", [0, 1])
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"batch_size": 13, "num_units": 112},
+        {"batch_size": 20, "num_units": 70},
+        {"batch_size": 20, "num_units": 70, "mode": "forward", "parallel_iterations": 1},
+        {"batch_size": 18, "num_units": 128, "threads": 2},
+        {"batch_size": 7, "num_units": 100, "threads": 2},
+        {"batch_size": 13, "num_units": 256, "threads": 4},
+        {"cell": "gru", "batch_size": 13, "num_units": 256, "threads": 4},
+        {"cell": "gru", "batch_size": 13, "num_units": 100},
+        {"cell": "basic_rnn", "batch_size": 20, "num_units": 200},
+    ],
+)
+def test_tiles_ask_for_what_the_next_one_touches_and_for_no_line_of_another_thread(
+    monkeypatch: pytest.MonkeyPatch, axes: dict[str, Any], t: int
+) -> None:
+    monkeypatch.setattr(host, "matrix_unit", lambda: False)
+    case = Case(**{"cell": "lstm", "mode": "train", "sequence_length": 6, "parallel_iterations": 4, **axes})
+    for thread in range(case.threads):
+        tiles = step(case, thread, t)
+        own = set[int]().union(*(tile.touched for tile in tiles))
+        assert own
+        assert all(tile.asked <= own for tile in tiles)
+        for tile, following in pairwise(tiles):
+            if (following.stage, following.group) == (tile.stage, tile.group) and following.rows <= tile.rows:
+                assert following.touched <= tile.asked
