@@ -49,8 +49,6 @@ for axes in (
 
 
 UNITS = [(16, 16), (16, 32), (32, 16), (64, 32)]
-
-
 OTHERS = [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_ENABLE_AVX": "0"}]
 
 

@@ -64,10 +64,9 @@ class Walk:
         """The body of a function (t, lengths, row, next_row, end, block, *arguments) for a tile, and what it calls.
 
         next_row: the first of as many rows of the tile that follows, for whose lines it asks if that is before `end`,
-        one past the last row, and the product has not done so. Beside that it calls `loop`, the function
-        of that text, where not all rows are live.
-        There is no loop around the equations here: constants stay where they are in memory, and registers are left for
-        values.
+        one past the last row, and the product has not done so. Beside that it calls `loop`, the function of that text,
+        where not all rows are live. There is no loop around the equations here: constants stay where they are in
+        memory, and registers are left for values.
         """
         unit, called = f"block * {self.layout.width}", {"live": on_tile(self.layout.dtype, rows, blocks, self.live)}
         called["ask_for_tile"] = ask_for_tile(self.layout.dtype, rows, blocks, self.touched, TILE_CACHE)
