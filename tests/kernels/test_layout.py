@@ -131,19 +131,29 @@ def test_as_many_columns_as_registers_hold(monkeypatch: pytest.MonkeyPatch, regi
     ("batch", "threads", "units", "split"),
     [
         (1, 1, 6, "rows"),
-        (8, 2, 300, "rows"),
+        (8, 2, 600, "rows"),
         (3, 1, 300, "rows"),
-        (7, 2, 300, "units"),
-        (16, 5, 300, "units"),
-        (7, 2, 6, "rows"),
-        (2, 2, 6, "rows"),
-        (3, 2, 6, "units"),
-        (1, 2, 6, "units"),
+        (4, 2, 256, "rows"),
+        (6, 2, 256, "rows"),
+        (6, 2, 257, "units"),
+        (2, 2, 104, "rows"),
+        (2, 2, 105, "units"),
+        (7, 2, 104, "rows"),
+        (7, 2, 105, "units"),
+        (16, 5, 104, "rows"),
+        (16, 5, 105, "units"),
+        (3, 2, 52, "rows"),
+        (3, 2, 53, "units"),
+        (1, 2, 52, "rows"),
+        (1, 2, 53, "units"),
+        (1, 3, 6, "rows"),
     ],
 )
-def test_threads_split_rows_where_each_gets_at_least_4_or_weights_are_small_and_units_otherwise(
-    batch: int, threads: int, units: int, split: str
+def test_threads_split_rows_that_are_enough_or_whose_weights_are_few_and_units_otherwise(
+    monkeypatch: pytest.MonkeyPatch, batch: int, threads: int, units: int, split: str
 ) -> None:
+    """A GRU's weights: 3 x 256^2 numbers take 0.75 MiB, 3 x 104^2 hardly 128 KiB, and 3 x 52^2 hardly twice 16."""
+    monkeypatch.setattr(host, "second_level_cache_bytes", lambda: 1024 * 1024)
     layout = bottom(stack(batch=batch, threads=threads, units=units))
     assert layout.split == split
     assert len(layout.rows.shares) == (threads if split == "rows" else 1)
@@ -243,7 +253,8 @@ def test_weights_are_asked_for_ahead_only_where_the_second_level_cache_cannot_ke
 def test_each_unit_of_an_operand_is_some_thread_s_own(
     cell: tuple[str, CellOptions | None], units: int, threads: int, dtype: str
 ) -> None:
-    layout = bottom(stack(cell[0], units=units, batch=1, threads=threads, dtype=dtype, options=cell[1]))
+    spec = stack(cell[0], units=units, batch=1, threads=threads, dtype=dtype, options=cell[1])
+    layout = replace(bottom(spec), split="units")  # also where weights are so few that no barrier pays
     assert layout.overlaps
     for s in layout.stages:
         own = layout.own_units(s)
@@ -261,7 +272,8 @@ def test_no_unit_is_a_thread_s_own_where_two_stages_write_it_that_are_shared_out
     wide = replace(candidate, gates=("a", "b", "c"))  # three gates of 7 units are packed, gates that are read are not
     twice = replace(gru, stages=(replace(gates, writes=(*gates.writes, "h")), wide))
     monkeypatch.setattr(cells, "load", lambda *_: twice)
-    layout = bottom(stack("gru", units=2 * host.lanes("float32") + 1, batch=1, threads=2))
+    few = bottom(stack("gru", units=2 * host.lanes("float32") + 1, batch=1, threads=2))
+    layout = replace(few, split="units")
     first, second = layout.stages
     assert first.blocks_by_thread != second.blocks_by_thread
     assert layout.own_units(first) == [(0, 0), (0, 0)]

@@ -18,9 +18,11 @@ from unrollbench.kernels.products import PANEL_ROWS
 from unrollbench.schedule import Schedule, schedule
 
 
-def texts(planned: Schedule, *, threads: int = 1, batch: int = 3, swaps: bool = False) -> dict[str, ast.Module]:
+def texts(
+    planned: Schedule, *, threads: int = 1, batch: int = 3, units: int = 6, swaps: bool = False
+) -> dict[str, ast.Module]:
     """Entry point name -> its text, parsed, forward and backward."""
-    spec = stack(layers=planned.num_layers, threads=threads, batch=batch)
+    spec = stack(layers=planned.num_layers, units=units, threads=threads, batch=batch)
     shape = specialize.Shape(layouts(spec, planned), 1024, swaps)
     found = specialize.forward(planned, shape) | specialize.backward(planned, shape)
     return {name: ast.parse(text) for name, text in found.items()}
@@ -204,7 +206,7 @@ def test_threads_with_rows_of_their_own_wait_nowhere_in_a_stepwise_program() -> 
 def test_only_programs_of_several_threads_wait_for_each_other(execution: str) -> None:
     planned = schedule(execution, num_layers=2, max_time=4)
     assert sum(calls(tree)["barrier"] for tree in texts(planned).values()) == 0
-    assert sum(calls(tree)["barrier"] for tree in texts(planned, threads=2).values()) > 0
+    assert sum(calls(tree)["barrier"] for tree in texts(planned, threads=2, units=100).values()) > 0
 
 
 def test_a_swapping_loop_releases_every_layer_once_per_window_in_both_directions() -> None:
@@ -232,7 +234,7 @@ def test_threads_with_rows_of_their_own_wait_only_before_a_layers_weight_gradien
 
 @pytest.mark.parametrize("execution", ["static", "dynamic"])
 def test_threads_that_share_rows_wait_around_every_product_of_a_windows_rows(execution: str) -> None:
-    found = texts(schedule(execution, num_layers=3, max_time=4), threads=2, batch=3)
+    found = texts(schedule(execution, num_layers=3, max_time=4), threads=2, batch=3, units=100)
     forward, backward = ([line.strip() for line in ast.unparse(tree).splitlines()] for tree in found.values())
     projects = [index for index, line in enumerate(forward) if line.startswith("project_")]
     assert len(projects) == 3

@@ -19,10 +19,10 @@ from unrollbench.schedule import Schedule
 SHARE_KEPT = 0.75
 """Of the second-level cache: weights that take no more are still there at the next step, beside all else."""
 ROWS_PER_THREAD = 4
-"""From this many batch rows per thread on, threads split rows and need no barrier between steps; below, they split
-units, unless a barrier costs more than for each of them to read all of a layer's weights, as up to
-SMALL_WEIGHTS_BYTES."""
-SMALL_WEIGHTS_BYTES = 128 * 1024
+"""From this many batch rows per thread on, threads split rows and need no barrier between steps."""
+SMALL_WEIGHTS_BYTES, TINY_WEIGHTS_BYTES = 128 * 1024, 16 * 1024
+"""Of a layer, and of a stage of one: with no more, a step has less to gain from threads that split units than a barrier
+costs, where each has a row or nearly as many as the others, and wherever some would have none."""
 AHEAD_LEAST_BYTES, AHEAD_MOST_BYTES = 96 * 1024, 12 * 1024 * 1024
 """Weights of a layer, per thread and of all, with which its steps project inputs ahead."""
 MATRIX_ROWS, MATRIX_STREAMING_ROWS, MATRIX_FULL = 12, 32, 0.8
@@ -55,12 +55,11 @@ class Network:
 def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
     """Each layer's layout; layers below the top keep a window of outputs, the top keeps all."""
     fused = schedule.window == 1
-    kept_bytes = SHARE_KEPT * host.second_level_cache_bytes()
     split, on_matrix_unit = _division(spec, fused)
     return tuple(
         LayerLayout(
             layer,
-            cells.load(layer.cell, layer.options, spec.dtype),
+            _cell(spec, layer),
             spec.dtype,
             spec.batch_size,
             spec.threads,
@@ -68,7 +67,7 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
             index == len(spec.layers) - 1,
             split,
             fused,
-            _read_per_step(spec, index, fused) > kept_bytes,
+            _read_per_step(spec, index, fused) > _kept_bytes(),
             _projects_ahead(spec, layer, schedule),
             on_matrix_unit,
         )
@@ -76,13 +75,21 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
     )
 
 
-def _splits_rows(spec: NetworkSpec) -> bool:
-    """Whether threads have rows of their own, and not unit blocks of all rows."""
+def _splits_rows(spec: NetworkSpec, fused: bool) -> bool:
+    """Whether threads have rows of their own, and not unit blocks of all rows.
+
+    Each then reads all weights of a step. From two rows on it multiplies no slower for that, where its second-level
+    cache keeps them.
+    """
     rows, threads = spec.batch_size, spec.threads
     if threads == 1 or rows >= ROWS_PER_THREAD * threads:
         return True
-    even = rows % threads == 0 or rows >= 2 * threads  # otherwise some would have twice what others have
-    return even and max(_weight_bytes(spec, layer, 0) for layer in spec.layers) <= SMALL_WEIGHTS_BYTES
+    if rows % threads == 0 and rows >= 2 * threads:
+        return _most_read_per_step(spec, fused) <= _kept_bytes()
+    if rows % threads == 0 or rows >= 2 * threads:
+        return max(_weight_bytes(spec, layer, 0) for layer in spec.layers) <= SMALL_WEIGHTS_BYTES
+    each = (_weight_bytes(spec, layer, 0) / len(_cell(spec, layer).stages) for layer in spec.layers)
+    return max(each) <= TINY_WEIGHTS_BYTES
 
 
 def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> bool:
@@ -94,7 +101,7 @@ def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> 
     """
     read = _weight_bytes(spec, layer, layer.input_size)
     pays = AHEAD_LEAST_BYTES * spec.threads <= read <= AHEAD_MOST_BYTES
-    gates = max(len(s.gates) for s in cells.load(layer.cell, layer.options, spec.dtype).stages)
+    gates = max(len(s.gates) for s in _cell(spec, layer).stages)
     fits = gates <= AHEAD_STEPS and host.vector_unit().registers >= 32
     return pays and fits and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS
 
@@ -105,10 +112,9 @@ def _division(spec: NetworkSpec, fused: bool) -> tuple[Literal["rows", "units"],
     Where weights come from beyond the second-level cache in each step, enough rows should share them: cut into parts,
     they take more bytes. If a thread's own rows are not enough, all rows may be, and threads read less weights each.
     """
-    if not _splits_rows(spec):
+    if not _splits_rows(spec, fused):
         return "units", False
-    read = max(_read_per_step(spec, layer, fused) for layer in range(len(spec.layers)))
-    streams = read * parts.PARTS / 2 > SHARE_KEPT * host.second_level_cache_bytes()
+    streams = _most_read_per_step(spec, fused) * parts.PARTS / 2 > _kept_bytes()
     if _fills_matrix_unit(spec, spec.batch_size // spec.threads, MATRIX_STREAMING_ROWS if streams else MATRIX_ROWS):
         return "rows", True
     if streams and spec.threads > 1 and _fills_matrix_unit(spec, spec.batch_size, MATRIX_ROWS):
@@ -124,6 +130,16 @@ def _fills_matrix_unit(spec: NetworkSpec, rows: int, least: int) -> bool:
     return spec.dtype == "float32" and rows >= least and full and host.matrix_unit()
 
 
+def _kept_bytes() -> float:
+    """Bytes of weights that a core's second-level cache keeps from step to step."""
+    return SHARE_KEPT * host.second_level_cache_bytes()
+
+
+def _most_read_per_step(spec: NetworkSpec, fused: bool) -> int:
+    """`_read_per_step` of the layer that has most of them."""
+    return max(_read_per_step(spec, layer, fused) for layer in range(len(spec.layers)))
+
+
 def _read_per_step(spec: NetworkSpec, layer: int, fused: bool) -> int:
     """Bytes of weights between two steps of a layer: those of all layers, or without W_x its own, again and again."""
     if not fused:
@@ -131,9 +147,13 @@ def _read_per_step(spec: NetworkSpec, layer: int, fused: bool) -> int:
     return sum(_weight_bytes(spec, each, each.input_size) for each in spec.layers)
 
 
+def _cell(spec: NetworkSpec, layer: LayerSpec) -> cells.Cell:
+    return cells.load(layer.cell, layer.options, spec.dtype)
+
+
 def _weight_bytes(spec: NetworkSpec, layer: LayerSpec, input_size: int) -> int:
     """Bytes of a layer's recurrent weights and of so many rows of W_x."""
-    stages = cells.load(layer.cell, layer.options, spec.dtype).stages
+    stages = _cell(spec, layer).stages
     columns = [len(s.gates) * (layer.output_size if s.projects else layer.num_units) for s in stages]
     rows = [(layer.output_size if s.operand == "h" else layer.num_units) + s.takes_input * input_size for s in stages]
     return DTYPES[spec.dtype] * sum(c * r for c, r in zip(columns, rows, strict=True))
