@@ -15,9 +15,10 @@ from tests.backends.numba_programs import identical, nothing_compiled, program_o
 from unrollbench.backends import numba_cpu
 from unrollbench.backends.numba_cpu import NumbaCpu
 from unrollbench.case import Case
-from unrollbench.kernels import build
+from unrollbench.kernels import build, lowering
 from unrollbench.kernels.build import Kernel, Phases
 from unrollbench.kernels.threads import Team
+from unrollbench.kernels.words import poke
 from unrollbench.tensors import draw
 
 CASE = Case(**{**SMALL, "cell": "gru", "execution": "static", "mode": "forward"})
@@ -54,6 +55,20 @@ def test_the_machine_code_of_a_dynamic_program_does_not_depend_on_time_but_on_un
         for T, unroll in ((10, 1), (30, 1), (30, 12))
     }
     assert 0 < sizes[10, 1] == sizes[30, 1] < sizes[30, 12]
+
+
+def test_variables_are_in_registers_and_what_is_computed_twice_is_computed_once() -> None:
+    text = """
+def both(place, count):
+    done, at = 0, place
+    while done < count:
+        poke(at, done & count)
+        poke(at + 8, done & count)
+        at, done = at + 16, done + 1
+"""
+    listing = lowering.kernel(text, "both", {"poke": poke}).listing
+    assert len(re.findall(r"^\s*andq?\b", listing, re.MULTILINE)) == 1
+    assert not re.search(r"\(%rsp\)|\[sp\b", listing)  # no stack slot
 
 
 def test_the_code_of_a_network_counts_each_kernel_once() -> None:

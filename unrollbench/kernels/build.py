@@ -9,23 +9,37 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 
+from unrollbench.kernels import host
 from unrollbench.kernels.words import Emit
 
 I64 = ir.IntType(64)
 
 
 class _Library(JITCodeLibrary):
-    """Numba's library of code with LLVM's passes run once: Numba does so three times, for what it makes of Python."""
+    """Numba's library of code with few of LLVM's passes, each run once.
+
+    Kernels are written in vector instructions, so what is left to do is to put variables into registers and to find
+    what is computed twice. All that LLVM does at its level 2 took near half of a build, for code that was no faster.
+    """
 
     def _optimize_functions(self, module: Any) -> None:
         module.data_layout = str(self.codegen.target_data)
 
     def _optimize_final_module(self) -> None:
-        passes, builder = self.codegen._module_pass_manager(opt=2, loop_vectorize=False, slp_vectorize=False)
+        passes = binding.create_new_module_pass_manager()
+        passes.add_sroa_pass()
+        passes.add_simplify_cfg_pass()
+        passes.add_loop_rotate_pass()
+        passes.add_instruction_combine_pass()
+        passes.add_new_gvn_pass()
+        if host.vector_unit().registers < 32:  # tiles have so few multiply-adds that a loop's own instructions count
+            passes.add_loop_unroll_pass()
+        passes.add_simplify_cfg_pass()
+        builder = binding.create_pass_builder(self.codegen._tm, binding.create_pipeline_tuning_options())
         passes.run(self._final_module, builder)
 
 
