@@ -99,11 +99,15 @@ def test_a_thread_with_rows_of_its_own_touches_no_others() -> None:
 
 
 @pytest.mark.parametrize("execution", ["static", "stepwise"])
-def test_threads_share_the_work_of_every_execution(execution: str) -> None:
+@pytest.mark.parametrize("split", ["rows", "units"])
+def test_threads_share_the_work_of_every_execution(monkeypatch: pytest.MonkeyPatch, execution: str, split: str) -> None:
+    if split == "units":
+        monkeypatch.setattr(network, "TINY_WEIGHTS_BYTES", 0)
     case = Case(**{**SMALL, **CELLS["gru"], "threads": 2, "num_units": 35, "num_layers": 2, "execution": execution})
     tensors = draw(case)
     program = NetworkProgram(spec_of(case), of_case(case))
     try:
+        assert {layout.split for layout in program.network.layouts} == {split}
         check(case, tensors, run(program, case, tensors))
     finally:
         program.close()

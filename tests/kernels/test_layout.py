@@ -12,6 +12,7 @@ from tests.kernels.stacks import bottom, planned, stack
 from tests.kernels.vectors import with_registers
 from unrollbench import cells
 from unrollbench.case import CellOptions
+from unrollbench.cells import LayerSpec
 from unrollbench.kernels import host
 from unrollbench.kernels.layout import AHEAD_STEPS, Group, Partition, partition
 from unrollbench.kernels.tile import ROW_TILE, most_columns
@@ -128,36 +129,68 @@ def test_as_many_columns_as_registers_hold(monkeypatch: pytest.MonkeyPatch, regi
 
 
 @pytest.mark.parametrize(
-    ("batch", "threads", "units", "split"),
+    ("batch", "threads", "inputs", "units", "split"),
     [
-        (1, 1, 6, "rows"),
-        (8, 2, 600, "rows"),
-        (3, 1, 300, "rows"),
-        (4, 2, 256, "rows"),
-        (6, 2, 256, "rows"),
-        (6, 2, 257, "units"),
-        (2, 2, 104, "rows"),
-        (2, 2, 105, "units"),
-        (7, 2, 104, "rows"),
-        (7, 2, 105, "units"),
-        (16, 5, 104, "rows"),
-        (16, 5, 105, "units"),
-        (3, 2, 52, "rows"),
-        (3, 2, 53, "units"),
-        (1, 2, 52, "rows"),
-        (1, 2, 53, "units"),
-        (1, 3, 6, "rows"),
+        (1, 1, 5, (6,), "rows"),
+        (8, 2, 5, (600,), "rows"),
+        (3, 1, 5, (300,), "rows"),
+        (4, 2, 5, (256,), "rows"),
+        (6, 2, 5, (256,), "rows"),
+        (6, 2, 5, (257,), "units"),
+        (6, 2, 5, (20, 257, 20), "units"),
+        (2, 2, 5, (104,), "rows"),
+        (2, 2, 5, (105,), "units"),
+        (2, 2, 5, (20, 105, 20), "units"),
+        (7, 2, 5, (104,), "rows"),
+        (7, 2, 5, (105,), "units"),
+        (16, 5, 5, (104,), "rows"),
+        (16, 5, 5, (105,), "units"),
+        (3, 2, 5, (52,), "rows"),
+        (3, 2, 5, (53,), "units"),
+        (1, 2, 5, (52,), "rows"),
+        (1, 2, 5, (53,), "units"),
+        (1, 2, 5, (20, 53, 20), "units"),
+        (1, 2, 88, (36,), "rows"),
+        (1, 2, 120, (36,), "units"),
+        (1, 3, 5, (6,), "rows"),
     ],
 )
 def test_threads_split_rows_that_are_enough_or_whose_weights_are_few_and_units_otherwise(
-    monkeypatch: pytest.MonkeyPatch, batch: int, threads: int, units: int, split: str
+    monkeypatch: pytest.MonkeyPatch, batch: int, threads: int, inputs: int, units: tuple[int, ...], split: str
 ) -> None:
-    """A GRU's weights: 3 x 256^2 numbers take 0.75 MiB, 3 x 104^2 hardly 128 KiB, and 3 x 52^2 hardly twice 16."""
+    """3 x 256^2 numbers take 0.75 MiB, 3 x 104^2 hardly 128 KiB, and 3 x 2 x 52^2 hardly twice 32."""
     monkeypatch.setattr(host, "second_level_cache_bytes", lambda: 1024 * 1024)
-    layout = bottom(stack(batch=batch, threads=threads, units=units))
-    assert layout.split == split
-    assert len(layout.rows.shares) == (threads if split == "rows" else 1)
-    assert all(len(stage.groups.shares) == (threads if split == "units" else 1) for stage in layout.stages)
+    sizes = zip((inputs, *units), units, strict=False)
+    spec = replace(
+        stack(batch=batch, threads=threads), layers=tuple(LayerSpec("gru", CellOptions(), *size) for size in sizes)
+    )
+    for layout in planned(spec):
+        assert layout.split == split
+        assert len(layout.rows.shares) == (threads if split == "rows" else 1)
+        assert all(len(stage.groups.shares) == (threads if split == "units" else 1) for stage in layout.stages)
+
+
+@pytest.mark.parametrize(("window", "split"), [(32, "rows"), (1, "units")])
+def test_few_rows_are_split_where_the_cache_keeps_all_that_is_read_between_two_steps(
+    monkeypatch: pytest.MonkeyPatch, window: int, split: str
+) -> None:
+    """A window of one step reads W_x, too, and the weights of all layers."""
+    monkeypatch.setattr(host, "second_level_cache_bytes", lambda: 1024 * 1024)
+    assert {each.split for each in planned(stack(units=200, layers=2, batch=4, threads=2), window=window)} == {split}
+
+
+def test_a_small_cache_takes_no_rows_from_threads_whose_weights_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "second_level_cache_bytes", lambda: 64 * 1024)
+    assert [bottom(stack(units=100, batch=batch, threads=2)).split for batch in (4, 5, 6)] == ["rows"] * 3
+
+
+@pytest.mark.parametrize(("batch", "split"), [(31, False), (32, True)])
+def test_a_matrix_unit_multiplies_only_where_each_thread_could_have_enough_rows(
+    monkeypatch: pytest.MonkeyPatch, batch: int, split: bool
+) -> None:
+    monkeypatch.setattr(host, "matrix_unit", lambda: True)
+    monkeypatch.setattr(host, "second_level_cache_bytes", lambda: 1024 * 1024)
+    assert bottom(stack(units=512, batch=batch, threads=8)).on_matrix_unit == split
 
 
 def test_frame_fields_do_not_overlap() -> None:

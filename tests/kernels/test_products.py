@@ -88,7 +88,7 @@ pack.aligned = guarded
 wide = CellOptions(num_proj=200)
 for axes in (
     {**CELLS["lstm with everything"], "batch_size": 5, "num_units": 19},
-    {**CELLS["gru"], "num_units": (7, 20), "num_layers": 2, "threads": 2, "mode": "forward"},
+    {**CELLS["gru"], "num_units": (7, 60), "num_layers": 2, "threads": 2, "mode": "forward"},
     {**CELLS["basic_rnn"], "batch_size": 1, "num_units": 1, "input_size": 1, "execution": "static", "dtype": "float64"},
     {**CELLS["gru"], "num_units": 70, "num_layers": 2, "mode": "forward", "parallel_iterations": 1},
     {"cell": "lstm", "cell_options": wide, "num_units": 210, "mode": "forward", "parallel_iterations": 1},

@@ -20,10 +20,10 @@ I64 = ir.IntType(64)
 
 
 class _Library(JITCodeLibrary):
-    """Numba's library of code with few of LLVM's passes, each run once.
+    """Numba's library of code with few of LLVM's passes.
 
-    Kernels are written in vector instructions, so what is left to do is to put variables into registers and to find
-    what is computed twice. All that LLVM does at its level 2 took near half of a build, for code that was no faster.
+    Kernels are written in vector instructions, so what is left to do is to put variables into registers and to order
+    loops and addresses. All that LLVM does at its level 2 took near half of a build, for code that was no faster.
     """
 
     def _optimize_functions(self, module: Any) -> None:
@@ -35,7 +35,6 @@ class _Library(JITCodeLibrary):
         passes.add_simplify_cfg_pass()
         passes.add_loop_rotate_pass()
         passes.add_instruction_combine_pass()
-        passes.add_new_gvn_pass()
         if host.vector_unit().registers < 32:  # tiles have so few multiply-adds that a loop's own instructions count
             passes.add_loop_unroll_pass()
         passes.add_simplify_cfg_pass()

@@ -20,9 +20,10 @@ SHARE_KEPT = 0.75
 """Of the second-level cache: weights that take no more are still there at the next step, beside all else."""
 ROWS_PER_THREAD = 4
 """From this many batch rows per thread on, threads split rows and need no barrier between steps."""
-SMALL_WEIGHTS_BYTES, TINY_WEIGHTS_BYTES = 128 * 1024, 16 * 1024
-"""Of a layer, and of a stage of one: with no more, a step has less to gain from threads that split units than a barrier
-costs, where each has a row or nearly as many as the others, and wherever some would have none."""
+SMALL_WEIGHTS_BYTES, TINY_WEIGHTS_BYTES = 128 * 1024, 32 * 1024
+"""With fewer rows, a layer's weights with which threads split them nevertheless, since a barrier costs more than it
+saves. SMALL: recurrent weights, where no thread has twice as many rows as another. TINY: those of a stage on average,
+with weights for at least as many inputs as units, whatever the rows."""
 AHEAD_LEAST_BYTES, AHEAD_MOST_BYTES = 96 * 1024, 12 * 1024 * 1024
 """Weights of a layer, per thread and of all, with which its steps project inputs ahead."""
 MATRIX_ROWS, MATRIX_STREAMING_ROWS, MATRIX_FULL = 12, 32, 0.8
@@ -75,21 +76,19 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
     )
 
 
-def _splits_rows(spec: NetworkSpec, fused: bool) -> bool:
-    """Whether threads have rows of their own, and not unit blocks of all rows.
+def _splits_few_rows(spec: NetworkSpec, fused: bool) -> bool:
+    """Whether threads have rows of their own that are fewer than ROWS_PER_THREAD each, some of them perhaps none.
 
-    Each then reads all weights of a step. From two rows on it multiplies no slower for that, where its second-level
-    cache keeps them.
+    Each then reads all weights of a step. Where all have the same two rows or more, and a second-level cache keeps the
+    weights, that takes no longer than the multiply-adds.
     """
     rows, threads = spec.batch_size, spec.threads
-    if threads == 1 or rows >= ROWS_PER_THREAD * threads:
+    if rows % threads == 0 and rows >= 2 * threads and _most_read_per_step(spec, fused) <= _kept_bytes():
         return True
-    if rows % threads == 0 and rows >= 2 * threads:
-        return _most_read_per_step(spec, fused) <= _kept_bytes()
-    if rows % threads == 0 or rows >= 2 * threads:
-        return max(_weight_bytes(spec, layer, 0) for layer in spec.layers) <= SMALL_WEIGHTS_BYTES
-    each = (_weight_bytes(spec, layer, 0) / len(_cell(spec, layer).stages) for layer in spec.layers)
-    return max(each) <= TINY_WEIGHTS_BYTES
+    even = rows % threads == 0 or rows >= 2 * threads  # otherwise some have at least twice what others have
+    if even and max(_weight_bytes(spec, layer, 0) for layer in spec.layers) <= SMALL_WEIGHTS_BYTES:
+        return True
+    return max(_bytes_of_a_stage(spec, layer) for layer in spec.layers) <= TINY_WEIGHTS_BYTES
 
 
 def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> bool:
@@ -112,8 +111,8 @@ def _division(spec: NetworkSpec, fused: bool) -> tuple[Literal["rows", "units"],
     Where weights come from beyond the second-level cache in each step, enough rows should share them: cut into parts,
     they take more bytes. If a thread's own rows are not enough, all rows may be, and threads read less weights each.
     """
-    if not _splits_rows(spec, fused):
-        return "units", False
+    if spec.threads > 1 and spec.batch_size < ROWS_PER_THREAD * spec.threads:
+        return "rows" if _splits_few_rows(spec, fused) else "units", False
     streams = _most_read_per_step(spec, fused) * parts.PARTS / 2 > _kept_bytes()
     if _fills_matrix_unit(spec, spec.batch_size // spec.threads, MATRIX_STREAMING_ROWS if streams else MATRIX_ROWS):
         return "rows", True
@@ -145,6 +144,12 @@ def _read_per_step(spec: NetworkSpec, layer: int, fused: bool) -> int:
     if not fused:
         return _weight_bytes(spec, spec.layers[layer], 0)
     return sum(_weight_bytes(spec, each, each.input_size) for each in spec.layers)
+
+
+def _bytes_of_a_stage(spec: NetworkSpec, layer: LayerSpec) -> float:
+    """Bytes of weights of a stage on average, with as many inputs as units if there are fewer."""
+    inputs = max(layer.input_size, layer.num_units)
+    return _weight_bytes(spec, layer, inputs) / len(_cell(spec, layer).stages)
 
 
 def _cell(spec: NetworkSpec, layer: LayerSpec) -> cells.Cell:
