@@ -184,13 +184,13 @@ def test_a_small_cache_takes_no_rows_from_threads_whose_weights_are_few(monkeypa
     assert [bottom(stack(units=100, batch=batch, threads=2)).split for batch in (4, 5, 6)] == ["rows"] * 3
 
 
-@pytest.mark.parametrize(("batch", "split"), [(31, False), (32, True)])
-def test_a_matrix_unit_multiplies_only_where_each_thread_could_have_enough_rows(
-    monkeypatch: pytest.MonkeyPatch, batch: int, split: bool
+@pytest.mark.parametrize(("batch", "chosen"), [(31, False), (32, True)])
+def test_a_matrix_unit_multiplies_only_where_threads_would_have_rows_enough_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, batch: int, chosen: bool
 ) -> None:
     monkeypatch.setattr(host, "matrix_unit", lambda: True)
     monkeypatch.setattr(host, "second_level_cache_bytes", lambda: 1024 * 1024)
-    assert bottom(stack(units=512, batch=batch, threads=8)).on_matrix_unit == split
+    assert bottom(stack(units=512, batch=batch, threads=8)).on_matrix_unit == chosen
 
 
 def test_frame_fields_do_not_overlap() -> None:
