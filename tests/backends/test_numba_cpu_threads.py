@@ -15,10 +15,11 @@ from tests.backends.numba_programs import (
     run,
     small,
 )
+from tests.kernels.stacks import sharing_rows
 from tests.kernels.vectors import call
 from unrollbench.backends.numba_cpu import NetworkProgram, NumbaCpu
 from unrollbench.case import Case
-from unrollbench.kernels import cpu, network
+from unrollbench.kernels import cpu
 from unrollbench.kernels.spec import spec_of
 from unrollbench.schedule import of_case
 from unrollbench.tensors import draw
@@ -59,8 +60,8 @@ from unrollbench.tensors import draw
 def test_threads_share_the_work_and_change_no_result(
     monkeypatch: pytest.MonkeyPatch, name: str, axes: dict[str, Any], split: str
 ) -> None:
-    if split == "units":  # also of layers so small that no barrier pays
-        monkeypatch.setattr(network, "TINY_WEIGHTS_BYTES", 0)
+    if split == "units":
+        sharing_rows(monkeypatch)
     case = Case(**{**SMALL, **CELLS[name], "threads": 2, "sequence_length": 9, **axes})
     tensors = draw(case)
     program = NetworkProgram(spec_of(case), of_case(case))
@@ -102,7 +103,7 @@ def test_a_thread_with_rows_of_its_own_touches_no_others() -> None:
 @pytest.mark.parametrize("split", ["rows", "units"])
 def test_threads_share_the_work_of_every_execution(monkeypatch: pytest.MonkeyPatch, execution: str, split: str) -> None:
     if split == "units":
-        monkeypatch.setattr(network, "TINY_WEIGHTS_BYTES", 0)
+        sharing_rows(monkeypatch)
     case = Case(**{**SMALL, **CELLS["gru"], "threads": 2, "num_units": 35, "num_layers": 2, "execution": execution})
     tensors = draw(case)
     program = NetworkProgram(spec_of(case), of_case(case))

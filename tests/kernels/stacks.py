@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from unrollbench.case import CellOptions
 from unrollbench.cells import LayerSpec
+from unrollbench.kernels import network
 from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.network import layouts
 from unrollbench.kernels.spec import NetworkSpec
@@ -36,3 +39,8 @@ def bottom(spec: NetworkSpec, *, window: int = 32) -> LayerLayout:
 def planned(spec: NetworkSpec, *, window: int = 32) -> tuple[LayerLayout, ...]:
     """The layouts of all layers in a loop with windows of so many steps."""
     return layouts(spec, schedule("dynamic", num_layers=len(spec.layers), max_time=1, parallel_iterations=window))
+
+
+def sharing_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no step were so small that a barrier costs more than threads gain by sharing its few rows."""
+    monkeypatch.setattr(network, "TINY_WEIGHTS_BYTES", 0)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.kernels.stacks import sharing_rows
 from unrollbench import rnn
-from unrollbench.kernels import network
 from unrollbench.reference import forward_backward
 from unrollbench.tensors import Array, State
 
@@ -65,8 +65,8 @@ def programs(cell: rnn.MultiRNNCell) -> Iterator[Mapping[str, rnn.Program]]:
     compiled = {}
     for name, way in WAYS.items():
         with pytest.MonkeyPatch.context() as patch:
-            if "share rows" in name:  # layers so small do so only if told to
-                patch.setattr(network, "TINY_WEIGHTS_BYTES", 0)
+            if "share rows" in name:
+                sharing_rows(patch)
             compiled[name] = rnn.compile(cell, **shape, **way)
     yield compiled
     for program in compiled.values():

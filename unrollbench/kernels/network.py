@@ -82,11 +82,10 @@ def _splits_few_rows(spec: NetworkSpec, fused: bool) -> bool:
     Each then reads all weights of a step. Where all have the same two rows or more, and a second-level cache keeps the
     weights, that takes no longer than the multiply-adds.
     """
-    rows, threads = spec.batch_size, spec.threads
-    if rows % threads == 0 and rows >= 2 * threads and _most_read_per_step(spec, fused) <= _kept_bytes():
+    equal, two = spec.batch_size % spec.threads == 0, spec.batch_size >= 2 * spec.threads
+    if equal and two and _most_read_per_step(spec, fused) <= _kept_bytes():
         return True
-    even = rows % threads == 0 or rows >= 2 * threads  # otherwise some have at least twice what others have
-    if even and max(_weight_bytes(spec, layer, 0) for layer in spec.layers) <= SMALL_WEIGHTS_BYTES:
+    if (equal or two) and max(_weight_bytes(spec, layer, 0) for layer in spec.layers) <= SMALL_WEIGHTS_BYTES:
         return True
     return max(_bytes_of_a_stage(spec, layer) for layer in spec.layers) <= TINY_WEIGHTS_BYTES
 
