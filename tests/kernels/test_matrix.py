@@ -19,9 +19,9 @@ from unrollbench.case import CellOptions
 from unrollbench.kernels import amx, buffers, host, matrix, multiply, pack, parts
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.lowering import kernel
-from unrollbench.kernels.products import PANEL_ROWS
 from unrollbench.kernels.source import function
 from unrollbench.kernels.tile import Ends
+from unrollbench.kernels.weight_gradient import PANEL_ROWS
 from unrollbench.tensors import Array
 
 CANARY = 777.0

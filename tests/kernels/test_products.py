@@ -18,12 +18,12 @@ from tests.backends.numba_programs import check, program_of, run
 from tests.kernels.vectors import call, drawn
 from unrollbench.backends.numba_cpu import NetworkProgram
 from unrollbench.case import Case
-from unrollbench.kernels import layout, products
-from unrollbench.kernels.products import PANEL_ROWS
+from unrollbench.kernels import products, weight_gradient
 from unrollbench.kernels.source import define, function
 from unrollbench.kernels.spec import spec_of
 from unrollbench.kernels.tile import ROW_TILE
 from unrollbench.kernels.transpose import transpose
+from unrollbench.kernels.weight_gradient import PANEL_ROWS
 from unrollbench.schedule import of_case
 from unrollbench.tensors import Array, draw
 
@@ -40,6 +40,28 @@ def test_the_threads_shares_cover_all_rows_once_and_in_whole_tiles(rows: int, th
     assert all((last - first) % ROW_TILE == 0 for first, last in shares if last < rows)
 
 
+@given(st.integers(0, 500), st.integers(1, 20))
+def test_the_threads_parts_cover_all_items_once_and_are_as_even_as_they_go(count: int, threads: int) -> None:
+    text = function("part", "thread", [f"return {products.part_of(count, threads)}"])
+    parts = [define(text, "part", {})(thread) for thread in range(threads)]
+    assert [item for first, last in parts for item in range(first, last)] == list(range(count))
+    assert {last - first for first, last in parts} <= {count // threads, -(-count // threads)}
+
+
+@pytest.mark.parametrize("cell", ["basic_rnn", "gru", "lstm"])
+@pytest.mark.parametrize(("units", "inputs"), [(1, 1), (7, 40), (16, 3), (37, 33)])
+def test_threads_share_out_the_rows_of_a_weight_gradient_however_few_there_are(
+    cell: str, units: int, inputs: int
+) -> None:
+    """Parts begin and end among the rows of x, of the operand and at the bias; of three rows some threads have none."""
+    for threads in (2, 3, 5):
+        axes = {"cell": cell, "num_units": units, "input_size": inputs, "batch_size": 20, "threads": threads}
+        case = Case(**{**SMALL, **axes})
+        tensors = draw(case)
+        with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
+            check(case, tensors, run(program, case, tensors))
+
+
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_weight_gradients_over_more_rows_than_a_panel_are_the_references(cell: str) -> None:
     case = Case(**{**SMALL, "cell": cell, "parallel_iterations": 64})
@@ -52,7 +74,7 @@ def test_weight_gradients_over_more_rows_than_a_panel_are_the_references(cell: s
 def test_weight_gradients_are_the_references_however_few_panels_are_packed_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(layout, "PANELS", 1)
+    monkeypatch.setattr(weight_gradient, "PANELS", 1)
     for threads in (1, 2):  # 39 units: kernels are shared by layout, and no other test has this one
         axes = {"cell": "lstm", "num_units": 39, "sequence_length": 50, "parallel_iterations": 64, "threads": threads}
         case = Case(**{**SMALL, **axes})

@@ -14,8 +14,8 @@ from unrollbench import cells
 from unrollbench.kernels import matrix, pack, swap
 from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.network import Network
-from unrollbench.kernels.products import PANEL_ROWS, panel_bytes
 from unrollbench.kernels.threads import ARRIVAL_BYTES
+from unrollbench.kernels.weight_gradient import PANEL_ROWS, panel_bytes
 from unrollbench.tensors import Array, State, Weights
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from unrollbench.kernels import amx, forward, gradient, matrix, parts, products, source, threads, tile
+from unrollbench.kernels import amx, forward, gradient, matrix, parts, products, source, threads, tile, weight_gradient
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import AHEAD_STEPS, Group, Inputs, LayerLayout, inputs_of
 from unrollbench.kernels.lowering import kernel
@@ -35,10 +35,11 @@ def backward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, 
     """back_step, d_inputs and d_weights."""
     layout, inputs = _anywhere(layouts[index]), inputs_of(layouts, index)
     d_x_row = layout.padded(layout.spec.input_size) * layout.itemsize
+    d_weights = (weight_gradient.weight_gradient(layout, s, inputs.row_bytes) for s in layout.stages)
     return {
         "back_step": _backward_step(replace(_of_any_input(layout), top=False)),
         "d_inputs": products.input_gradient(layout, d_x_row, by_time=index == 0),
-        "d_weights": _together(tuple(products.weight_gradient(layout, s, inputs.row_bytes) for s in layout.stages)),
+        "d_weights": _together(tuple(d_weights)),
     }
 
 

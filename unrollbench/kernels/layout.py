@@ -20,8 +20,6 @@ from unrollbench.case import DTYPES
 from unrollbench.cells import Cell, LayerSpec, Stage
 from unrollbench.kernels import amx, host, parts, tile
 
-PANELS = 16
-"""Groups of 4 columns that are packed together for the weight gradient: what is read of a row is long enough then."""
 OWN_MULTIPLIES = 512
 """Vector multiply-adds of the units that a thread computed itself, with which it bridges the wait for the others'."""
 AHEAD_STEPS = tile.COLUMN_TILE
@@ -329,11 +327,6 @@ class LayerLayout:
     def cut_bytes(self, depth: int) -> int:
         """Bytes of a tile's rows of so many numbers, cut into parts."""
         return amx.tiles(self.rows.big) * parts.tile_bytes(depth)
-
-    def panels(self, s: StageLayout) -> int:
-        """How many groups of 4 columns a thread packs together for the weight gradient at most."""
-        groups = -(-s.columns // 4)
-        return min(PANELS, -(-groups // self.threads))
 
     @cached_property
     def fields(self) -> dict[str, int]:

@@ -1,8 +1,8 @@
-"""Matrix products over many rows: the input projection and the gradients of inputs and weights.
+"""Matrix products over many rows: the input projection and the gradient of inputs.
 
-All are one kernel (`multiply.multiply`, or on a matrix unit `matrix.multiply`) with different strides. Where threads
-have batch rows of their own, each multiplies those of all time steps, so that it reads what it wrote itself and waits
-for nobody; only gradients of weights read all rows, and there threads split the columns.
+Both are one kernel (`multiply.multiply`, or on a matrix unit `matrix.multiply`) with different strides, as is the
+gradient of weights (`weight_gradient`). Where threads have batch rows of their own, each multiplies those of all time
+steps, so that it reads what it wrote itself and waits for nobody.
 """
 
 from __future__ import annotations
@@ -10,18 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
 
-from unrollbench.kernels import matrix, parts
+from unrollbench.kernels import matrix
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import AHEAD_STEPS, Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.multiply import multiply
 from unrollbench.kernels.source import field, function, share
-from unrollbench.kernels.tile import ROW_TILE, copy_vectors
-from unrollbench.kernels.transpose import transpose
+from unrollbench.kernels.tile import ROW_TILE
 from unrollbench.kernels.words import Emit, copy_bytes, peek, put
-
-PANEL_ROWS = 256
-"""Rows of gradients packed into contiguous panels, of which the second-level cache keeps the one that is multiplied."""
 
 
 def part_of_rows(threads: int) -> list[str]:
@@ -33,9 +29,9 @@ def part_of_rows(threads: int) -> list[str]:
     ]
 
 
-def _part_of_groups(groups: int, threads: int) -> str:
-    """A line that says which groups of 4 columns a thread takes: those from `first_group` up to `last_group`."""
-    return f"first_group, last_group = {groups} * thread // {threads}, {groups} * (thread + 1) // {threads}"
+def part_of(count: int, threads: int) -> str:
+    """The first of `count` items that a thread takes, and one past the last."""
+    return f"{count} * thread // {threads}, {count} * (thread + 1) // {threads}"
 
 
 def _part(layout: LayerLayout, columns: int, *, few_rows: bool = False) -> list[str]:
@@ -54,7 +50,7 @@ def _part(layout: LayerLayout, columns: int, *, few_rows: bool = False) -> list[
     lines.append(f"thread = {field(layout, 'thread')}")
     if groups % threads and not few_rows:
         return lines + part_of_rows(threads)
-    lines += [_part_of_groups(groups, threads), "column = first_group * 4"]
+    lines += [f"first_group, last_group = {part_of(groups, threads)}", "column = first_group * 4"]
     return [*lines, f"count = min({columns}, last_group * 4) - column"]
 
 
@@ -64,7 +60,7 @@ def _weights(layout: LayerLayout, depth: int) -> str:
     return ", ".join(map(str, strides))
 
 
-def _room(layout: LayerLayout, depth: int) -> str:
+def room_argument(layout: LayerLayout, depth: int) -> str:
     """The last arguments of the matrix unit's `multiply`, of rows of so many numbers or fewer."""
     return f", {matrix.rows_at_once(depth)}, {field(layout, 'room')}" if layout.on_matrix_unit else ""
 
@@ -92,7 +88,7 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
         f"gates = {at(f'gates_{i}')} + (({gates_slot} + done) * {batch} + first) * {s.row_bytes} + column * {width}",
         f"W_x, bias = {at(f'W_x_{i}')} + column * {layout.column_bytes(depth)}, {at(f'bias_{i}')} + column * {width}",
         f"multiply(rows, count, {depth}, x, W_x, {_weights(layout, depth)}, bias, 1, gates, {inputs.row_bytes}, "
-        f"{s.row_bytes}, own, others * {inputs.row_bytes}, others * {s.row_bytes}{_room(layout, depth)})",
+        f"{s.row_bytes}, own, others * {inputs.row_bytes}, others * {s.row_bytes}{room_argument(layout, depth)})",
     ]
     if layout.projects_ahead and depth:
         lines += ["done = 0", "while done < n:", f"    rows = min({AHEAD_STEPS}, n - done) * own"]
@@ -100,7 +96,7 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
         lines.append(f"    done += {AHEAD_STEPS} if n < {2 * AHEAD_STEPS} else n // {AHEAD_STEPS} * {AHEAD_STEPS}")
     else:
         lines += ["done = 0", *products]
-    return _kernel("project", layout, lines)
+    return product_kernel("project", layout, lines)
 
 
 def _carry(layout: LayerLayout, row_bytes: int) -> list[str]:
@@ -131,94 +127,14 @@ def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
             f"gates = {at(f'gates_{s.index}')} + (t * {batch} + first) * {s.row_bytes}",
             f"multiply(rows, count, {depth}, gates, "
             f"{at(f'W_xT_{s.index}')} + column * {layout.column_bytes(depth)}, {_weights(layout, depth)}, {start}, "
-            f"out, {s.row_bytes}, {d_x_row}, own, others * {s.row_bytes}, others * {d_x_row}{_room(layout, depth)})",
+            f"out, {s.row_bytes}, {d_x_row}, own, others * {s.row_bytes}, others * {d_x_row}"
+            f"{room_argument(layout, depth)})",
         ]
         start = "out, 0"
-    return _kernel("d_inputs", layout, lines)
+    return product_kernel("d_inputs", layout, lines)
 
 
-def panel_bytes(layout: LayerLayout, s: StageLayout) -> int:
-    """Bytes that a thread needs for both packed operands of a product of the weight gradient."""
-    panels = layout.panels(s) * PANEL_ROWS * 4 * layout.width
-    if layout.on_matrix_unit:
-        groups = -(-s.columns // 4)
-        panels = -(-groups // layout.threads) * 4 * parts.column_bytes(PANEL_ROWS)
-    return panels + _packed_bytes(layout, s)
-
-
-def _packed_bytes(layout: LayerLayout, s: StageLayout) -> int:
-    """Bytes of one of them: x, the operand and a row of ones, which is there even where no bias is."""
-    return (layout.kernel_rows(s) + 1) * PANEL_ROWS * layout.itemsize
-
-
-@cache
-def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
-    """`d_weights(f, t, slot, n)`: adds [x, operand, 1]^T . d_pre of n steps from t to the gradients of kernel and bias.
-
-    They are one array, so that is one product. The steps that end at the longest length come first: their
-    sums replace what was there. PANEL_ROWS rows at a time are added to all of a thread's columns; both operands are
-    packed for that in the order in which tiles read them, x and the operand once.
-    """
-    i, batch, itemsize, width = s.index, layout.batch, layout.itemsize, layout.width
-    operand_row = layout.arrays[s.stage.operand].row_bytes
-    panel_row, each_bytes = 4 * width, PANEL_ROWS * 4 * width
-    at = partial(field, layout)
-    inputs = layout.spec.input_size if s.stage.takes_input else 0
-    depth_bytes, rows = PANEL_ROWS * itemsize, layout.kernel_rows(s) + (s.stage.bias is not None)
-    lines = [
-        f"thread, rows, latest = {at('thread')}, n * {batch}, t + n == {at('limit')}",
-        f"panels, packed = {at('panel')}, {at('panel')} + {panel_bytes(layout, s) - _packed_bytes(layout, s)}",
-        f"gates = {at(f'gates_{i}')} + t * {batch * s.row_bytes}",
-        f"x, operand = {at('x')} + t * {batch * x_row}, {at(s.stage.operand)} + t * {batch * operand_row}",
-        f"copy_bytes(packed + {layout.kernel_rows(s) * depth_bytes}, {at('ones')}, {depth_bytes})",
-        _part_of_groups(-(-s.columns // 4), layout.threads),
-        "if first_group == last_group:",
-        "    return",
-        f"for first in range(0, rows, {PANEL_ROWS}):",
-        f"    depth, replaces = min({PANEL_ROWS}, rows - first), latest and first == 0",
-        f"    transpose(depth, {inputs}, x + first * {x_row}, {x_row}, packed, {depth_bytes})",
-        f"    transpose(depth, {s.operand_size}, operand + first * {operand_row}, {operand_row}, "
-        f"packed + {inputs * depth_bytes}, {depth_bytes})",
-    ]
-    transposer = transpose(layout.dtype)
-    if layout.on_matrix_unit:
-        lines += [
-            f"    column, out = first_group * 4, {at(f'd_kernel_{i}')} + first_group * {panel_row}",
-            f"    count = min({s.columns}, last_group * 4) - column",
-            f"    split_columns(depth, count, gates + first * {s.row_bytes} + column * {width}, {s.row_bytes}, "
-            f"{at('zeros')}, panels)",
-            f"    multiply({rows}, count, depth, packed, panels, (depth + {parts.CHUNK - 1}) // {parts.CHUNK} * "
-            f"{parts.column_bytes(1)}, {at('zeros')} if replaces else out, replaces, out, {depth_bytes}, "
-            f"{s.row_bytes}, {rows}, 0, 0{_room(layout, PANEL_ROWS)})",
-        ]
-        called, uses = {"split_columns": parts.split_columns().call}, [transposer, parts.split_columns()]
-        return _kernel("d_weights", layout, lines, {**called, "transpose": transposer.call}, uses)
-    lines += [
-        "    group = first_group",
-        "    while group < last_group:",
-        f"        end = min(last_group, group + {layout.panels(s)})",
-        "        for r in range(depth):",
-        f"            row, panel = gates + (first + r) * {s.row_bytes}, panels + r * {panel_row}",
-        "            for one in range(group, end):",
-        f"                if one * 4 + 4 <= {s.columns}:",
-        f"                    copy_4(panel, row + one * {panel_row})",
-        "                else:",
-        f"                    copy_bytes(panel, row + one * {panel_row}, ({s.columns} - one * 4) * {width})",
-        f"                panel += {each_bytes}",
-        "        panel = panels",
-        "        for one in range(group, end):",
-        f"            count, offset = min(4, {s.columns} - one * 4), one * {panel_row}",
-        f"            out = {at(f'd_kernel_{i}')} + offset",
-        f"            multiply({rows}, count, depth, packed, panel, {width}, {panel_row}, "
-        f"{at('zeros')} if replaces else out, replaces, out, {depth_bytes}, {s.row_bytes}, {rows}, 0, 0)",
-        f"            panel += {each_bytes}",
-        "        group = end",
-    ]
-    packing = {"copy_4": copy_vectors(layout.dtype, 4), "transpose": transposer.call}
-    return _kernel("d_weights", layout, lines, packing, [transposer])
-
-
-def _kernel(
+def product_kernel(
     name: str,
     layout: LayerLayout,
     lines: list[str],

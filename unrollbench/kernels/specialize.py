@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from unrollbench.kernels.layout import LayerLayout
-from unrollbench.kernels.products import PANEL_ROWS
 from unrollbench.kernels.source import barrier, field, function, wait
+from unrollbench.kernels.weight_gradient import PANEL_ROWS
 from unrollbench.schedule import Schedule
 
 

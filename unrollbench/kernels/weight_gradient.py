@@ -1,0 +1,140 @@
+"""The gradient of a stage's weights: one product, whose depth are all rows of all time steps.
+
+Some of these at a time are added to all of a thread's part; both operands are packed for that in the order in which
+tiles read them. Threads have rows of the gradient of their own, since columns of a narrow layer come out uneven, and
+pack of x and the operand what these need. On a matrix unit, whose tiles are larger, they have columns.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+from unrollbench.kernels import parts
+from unrollbench.kernels.build import Kernel
+from unrollbench.kernels.layout import LayerLayout, StageLayout
+from unrollbench.kernels.products import part_of, product_kernel, room_argument
+from unrollbench.kernels.source import field
+from unrollbench.kernels.tile import copy_vectors
+from unrollbench.kernels.transpose import transpose
+from unrollbench.kernels.words import LINE_BYTES
+
+PANEL_ROWS = 256
+"""Rows of gradients packed into contiguous panels, of which the second-level cache keeps the one that is multiplied."""
+PANELS = 16
+"""Groups of 4 columns that are packed together: what is read of a row is long enough then."""
+
+
+def panel_bytes(layout: LayerLayout, s: StageLayout) -> int:
+    """Bytes that a thread needs for both packed operands."""
+    panels = min(PANELS, _groups(s)) * _each_bytes(layout)
+    if layout.on_matrix_unit:
+        panels = -(-_groups(s) // layout.threads) * 4 * parts.column_bytes(PANEL_ROWS)
+    return panels + _packed_bytes(layout, s)
+
+
+def _packed_bytes(layout: LayerLayout, s: StageLayout) -> int:
+    """Bytes of one of them: x, the operand and a row of ones, which is there even where no bias is."""
+    return (layout.kernel_rows(s) + 1) * _packed_row_bytes(layout)
+
+
+def _packed_row_bytes(layout: LayerLayout) -> int:
+    """Bytes from one of its rows to the next: no power of 2, by which lines would share a set of a cache."""
+    return PANEL_ROWS * layout.itemsize + LINE_BYTES
+
+
+def _each_bytes(layout: LayerLayout) -> int:
+    """Bytes from one packed group of 4 columns to the next, which are no power of 2 either."""
+    return (PANEL_ROWS + 1) * 4 * layout.width
+
+
+def _groups(s: StageLayout) -> int:
+    """The groups of 4 columns that there are; the last may have fewer."""
+    return -(-s.columns // 4)
+
+
+@cache
+def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
+    """`d_weights(f, t, slot, n)`: adds [x, operand, 1]^T . d_pre of n steps from t to the gradients of kernel and bias.
+
+    They are one array, so that is one product. The steps that end at the longest length come first: their sums replace
+    what was there.
+    """
+    i, batch, itemsize = s.index, layout.batch, layout.itemsize
+    operand_row, depth_bytes = layout.arrays[s.stage.operand].row_bytes, _packed_row_bytes(layout)
+    inputs = layout.spec.input_size if s.stage.takes_input else 0
+    kernel_rows, at = layout.kernel_rows(s), partial(field, layout)
+    rows = kernel_rows + (s.stage.bias is not None)
+    lines = [
+        f"thread, rows, latest = {at('thread')}, n * {batch}, t + n == {at('limit')}",
+        f"panels, packed = {at('panel')}, {at('panel')} + {panel_bytes(layout, s) - _packed_bytes(layout, s)}",
+        f"gates = {at(f'gates_{i}')} + t * {batch * s.row_bytes}",
+        f"x, operand = {at('x')} + t * {batch * x_row}, {at(s.stage.operand)} + t * {batch * operand_row}",
+        f"copy_bytes(packed + {kernel_rows * depth_bytes}, {at('ones')}, {PANEL_ROWS * itemsize})",
+        *_share(layout, s, rows),
+        f"of_x, past_x = min(first_row, {inputs}), min(last_row, {inputs})",
+        f"of_operand, past_operand = first_row - of_x, min(last_row, {kernel_rows}) - past_x",
+        f"for first in range(0, rows, {PANEL_ROWS}):",
+        f"    depth, replaces = min({PANEL_ROWS}, rows - first), latest and first == 0",
+        f"    transpose(depth, past_x - of_x, x + first * {x_row} + of_x * {itemsize}, {x_row}, "
+        f"packed + of_x * {depth_bytes}, {depth_bytes})",
+        f"    transpose(depth, past_operand - of_operand, operand + first * {operand_row} + of_operand * {itemsize}, "
+        f"{operand_row}, packed + ({inputs} + of_operand) * {depth_bytes}, {depth_bytes})",
+    ]
+    transposer = transpose(layout.dtype)
+    called, uses = {"transpose": transposer.call}, [transposer]
+    if layout.on_matrix_unit:
+        lines += _on_matrix_unit(layout, s, rows)
+        called, uses = called | {"split_columns": parts.split_columns().call}, [*uses, parts.split_columns()]
+    else:
+        lines += _on_vector_unit(layout, s)
+        called |= {"copy_4": copy_vectors(layout.dtype, 4)}
+    return product_kernel("d_weights", layout, lines, called, uses)
+
+
+def _share(layout: LayerLayout, s: StageLayout, rows: int) -> list[str]:
+    """Lines that say which rows and groups of columns a thread has, and return where it has none."""
+    lines, kind = [f"first_row, last_row = {part_of(rows, layout.threads)}"], "row"
+    if layout.on_matrix_unit:
+        part = part_of(_groups(s), layout.threads)
+        lines, kind = [f"first_row, last_row, first_group, last_group = 0, {rows}, {part}"], "group"
+    return [*lines, f"if first_{kind} == last_{kind}:", "    return"]
+
+
+def _on_vector_unit(layout: LayerLayout, s: StageLayout) -> list[str]:
+    """Lines that add `depth` rows from `first` on to a thread's rows, and pack some columns at a time."""
+    width, at, depth_bytes = layout.width, partial(field, layout), _packed_row_bytes(layout)
+    panel_row, each_bytes = 4 * width, _each_bytes(layout)
+    return [
+        f"    for group in range(0, {_groups(s)}, {PANELS}):",
+        f"        end = min({_groups(s)}, group + {PANELS})",
+        "        for r in range(depth):",
+        f"            row, panel = gates + (first + r) * {s.row_bytes}, panels + r * {panel_row}",
+        "            for one in range(group, end):",
+        f"                if one * 4 + 4 <= {s.columns}:",
+        f"                    copy_4(panel, row + one * {panel_row})",
+        "                else:",
+        f"                    copy_bytes(panel, row + one * {panel_row}, ({s.columns} - one * 4) * {width})",
+        f"                panel += {each_bytes}",
+        "        panel = panels",
+        "        for one in range(group, end):",
+        f"            count = min(4, {s.columns} - one * 4)",
+        f"            out = {at(f'd_kernel_{s.index}')} + first_row * {s.row_bytes} + one * {panel_row}",
+        f"            multiply(last_row - first_row, count, depth, packed + first_row * {depth_bytes}, panel, {width}, "
+        f"{panel_row}, {at('zeros')} if replaces else out, replaces, out, {depth_bytes}, {s.row_bytes}, "
+        "last_row - first_row, 0, 0)",
+        f"            panel += {each_bytes}",
+    ]
+
+
+def _on_matrix_unit(layout: LayerLayout, s: StageLayout, rows: int) -> list[str]:
+    """The same of a thread's columns of all rows, all of them at once."""
+    width, at, depth_bytes = layout.width, partial(field, layout), _packed_row_bytes(layout)
+    return [
+        f"    column, out = first_group * 4, {at(f'd_kernel_{s.index}')} + first_group * {4 * width}",
+        f"    count = min({s.columns}, last_group * 4) - column",
+        f"    split_columns(depth, count, gates + first * {s.row_bytes} + column * {width}, {s.row_bytes}, "
+        f"{at('zeros')}, panels)",
+        f"    multiply({rows}, count, depth, packed, panels, (depth + {parts.CHUNK - 1}) // {parts.CHUNK} * "
+        f"{parts.column_bytes(1)}, {at('zeros')} if replaces else out, replaces, out, {depth_bytes}, "
+        f"{s.row_bytes}, {rows}, 0, 0{room_argument(layout, PANEL_ROWS)})",
+    ]
