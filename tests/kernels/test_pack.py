@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -94,6 +96,19 @@ def test_aligned_arrays_start_at_a_cache_line_and_are_zero(dtype: str, shape: tu
     assert array.ctypes.data % pack.ALIGNMENT == 0 or array.size == 0
     assert array.flags.c_contiguous
     assert not array.any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+@pytest.mark.parametrize("shape", [(1,), (3, 5), (0,), (1024,), (7, 300)])
+def test_arrays_of_threads_lie_on_pages_of_their_own_and_are_zero(dtype: str, shape: tuple[int, ...]) -> None:
+    arrays = pack.apart(3, shape, dtype)
+    assert arrays.shape == (3, *shape)
+    assert arrays.dtype == dtype
+    assert not arrays.any()
+    begin = [each.ctypes.data for each in arrays]
+    assert all(address % pack.PAGE_BYTES == 0 for address in begin) or arrays.size == 0
+    assert all(following - address >= arrays[0].nbytes for address, following in pairwise(begin))
+    assert all(each.flags.c_contiguous for each in arrays)
 
 
 def test_packing_keeps_the_dtype_and_copies() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.adversarial import SMALL
-from tests.backends.numba_programs import check, program_of, run
 from tests.kernels.vectors import call, drawn
-from unrollbench.backends.numba_cpu import NetworkProgram
-from unrollbench.case import Case
-from unrollbench.kernels import products, weight_gradient
+from unrollbench.kernels import products
 from unrollbench.kernels.source import define, function
-from unrollbench.kernels.spec import spec_of
 from unrollbench.kernels.tile import ROW_TILE
 from unrollbench.kernels.transpose import transpose
-from unrollbench.kernels.weight_gradient import PANEL_ROWS
-from unrollbench.schedule import of_case
-from unrollbench.tensors import Array, draw
+from unrollbench.tensors import Array
 
 ROOT = Path(__file__).parents[2]
 CANARY = 777.0
@@ -48,49 +40,16 @@ def test_the_threads_parts_cover_all_items_once_and_are_as_even_as_they_go(count
     assert {last - first for first, last in parts} <= {count // threads, -(-count // threads)}
 
 
-@pytest.mark.parametrize("cell", ["basic_rnn", "gru", "lstm"])
-@pytest.mark.parametrize(("units", "inputs"), [(1, 1), (7, 40), (16, 3), (37, 33)])
-def test_threads_share_out_the_rows_of_a_weight_gradient_however_few_there_are(
-    cell: str, units: int, inputs: int
-) -> None:
-    """Parts begin and end among the rows of x, of the operand and at the bias; of three rows some threads have none."""
-    for threads in (2, 3, 5):
-        axes = {"cell": cell, "num_units": units, "input_size": inputs, "batch_size": 20, "threads": threads}
-        case = Case(**{**SMALL, **axes})
-        tensors = draw(case)
-        with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
-            check(case, tensors, run(program, case, tensors))
-
-
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_weight_gradients_over_more_rows_than_a_panel_are_the_references(cell: str) -> None:
-    case = Case(**{**SMALL, "cell": cell, "parallel_iterations": 64})
-    for T in (PANEL_ROWS // 3, PANEL_ROWS // 3 + 1, PANEL_ROWS):  # just below a panel of rows, above, and several
-        longer = Case(**{**SMALL, "cell": cell, "parallel_iterations": 64, "sequence_length": T})
-        tensors = draw(longer)
-        check(longer, tensors, run(program_of(case), longer, tensors))
-
-
-def test_weight_gradients_are_the_references_however_few_panels_are_packed_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(weight_gradient, "PANELS", 1)
-    for threads in (1, 2):  # 39 units: kernels are shared by layout, and no other test has this one
-        axes = {"cell": "lstm", "num_units": 39, "sequence_length": 50, "parallel_iterations": 64, "threads": threads}
-        case = Case(**{**SMALL, **axes})
-        tensors = draw(case)
-        with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
-            check(case, tensors, run(program, case, tensors))
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("rows", "columns"), [(0, 5), (1, 1), (3, 40), (16, 16), (37, 8), (128, 33), (40, 0)])
 def test_a_transpose_is_numpys_and_writes_nothing_else(dtype: str, rows: int, columns: int) -> None:
     rng = np.random.default_rng(6)
     origin = drawn(rng, (rows, columns + 3), dtype)
     target: Array = np.full((columns + 1, rows + 2), CANARY, dtype)
-    call(transpose(dtype), rows, columns, origin.ctypes.data, origin.strides[0], target.ctypes.data, target.strides[0])
-    np.testing.assert_array_equal(target[:columns, :rows], origin[:, :columns].T)
+    numbers = np.concatenate([rng.permutation(rows), np.zeros(64, np.int64)])  # and those to ask for
+    addresses = [origin.ctypes.data, origin.strides[0], numbers.ctypes.data, target.ctypes.data, target.strides[0]]
+    call(transpose(dtype), rows, columns, *addresses)
+    np.testing.assert_array_equal(target[:columns, :rows], origin[numbers[:rows], :columns].T)
     assert np.all(target[columns] == CANARY)
     assert np.all(target[:, rows:] == CANARY)
 
@@ -107,6 +66,7 @@ from unrollbench.schedule import of_case
 from unrollbench.tensors import draw
 from unrollbench.kernels.spec import spec_of
 pack.aligned = guarded
+pack.apart = lambda threads, shape, dtype: guarded((threads, *shape), dtype)
 wide = CellOptions(num_proj=200)
 for axes in (
     {**CELLS["lstm with everything"], "batch_size": 5, "num_units": 19},

@@ -197,9 +197,13 @@ def test_stepwise_text_is_one_step_of_every_layer(L: int) -> None:
     assert calls(found["d_weights"])["d_weights_0"] == 1
 
 
-def test_threads_with_rows_of_their_own_wait_nowhere_in_a_stepwise_program() -> None:
+def test_threads_with_rows_of_their_own_wait_only_before_the_sum_of_their_gradients_in_a_stepwise_program() -> None:
     found = texts(schedule("stepwise", num_layers=3, max_time=9), threads=2, batch=16)
-    assert [calls(tree)["barrier"] for tree in found.values()] == [0, 0, 0]
+    assert {name: calls(tree)["barrier"] for name, tree in found.items()} == {"step": 0, "back_step": 0, "d_weights": 1}
+    *_, condition, wait, last = map(str.strip, ast.unparse(found["d_weights"]).splitlines())
+    assert condition == "if apart:"
+    assert wait.startswith("barrier(")
+    assert last == "sum_gradients(f)"
 
 
 @pytest.mark.parametrize("execution", ["static", "dynamic", "stepwise"])
@@ -221,15 +225,20 @@ def test_dynamic_text_does_not_depend_on_the_number_of_time_steps() -> None:
 
 
 @pytest.mark.parametrize("execution", ["static", "dynamic"])
-def test_threads_with_rows_of_their_own_wait_only_before_a_layers_weight_gradients(execution: str) -> None:
+def test_threads_with_rows_of_their_own_wait_before_gradients_of_few_rows_or_before_their_sum(
+    execution: str,
+) -> None:
     planned = schedule(execution, num_layers=3, max_time=4)
     found = texts(planned, threads=2, batch=16)
     assert calls(found["forward"])["barrier"] == 0
-    assert calls(found["backward"])["barrier"] == 3
-    lines = ast.unparse(found["backward"]).splitlines()
-    before = [lines[index - 1].strip() for index, line in enumerate(lines) if "d_weights_" in line]
+    assert calls(found["backward"])["barrier"] == 3 + 1
+    lines = [line.strip() for line in ast.unparse(found["backward"]).splitlines()]
+    before = [lines[index - 2 : index] for index, line in enumerate(lines) if "d_weights_" in line]
     assert len(before) == 3
-    assert all(line.startswith("barrier(") for line in before)
+    assert all(few == "if apart == 0:" and wait.startswith("barrier(") for few, wait in before)
+    assert lines[-3] == "if apart:"
+    assert lines[-2].startswith("barrier(")
+    assert lines[-1] == "sum_gradients(f)"
 
 
 @pytest.mark.parametrize("execution", ["static", "dynamic"])
@@ -248,4 +257,4 @@ def test_threads_with_rows_of_their_own_wait_before_a_windows_activations_leave_
     planned = schedule("dynamic", num_layers=3, max_time=1, parallel_iterations=4)
     found = texts(planned, threads=2, batch=16, swaps=True)
     assert calls(found["forward"])["barrier"] == 1
-    assert calls(found["backward"])["barrier"] == 3 + 1
+    assert calls(found["backward"])["barrier"] == 3 + 1 + 1

@@ -198,6 +198,11 @@ class LayerLayout:
         """Whether a thread multiplies units of its own while it waits for those of other threads."""
         return self.split == "units" and not self.fused and not self.on_matrix_unit
 
+    @property
+    def sums_apart(self) -> bool:
+        """Whether threads may each add up the weight gradients of their own rows, before those of all are added."""
+        return self.threads > 1 and self.split == "rows" and not self.on_matrix_unit
+
     def own_units(self, s: StageLayout) -> list[tuple[int, int]]:
         """Of the operand of a stage, (first, how many) of those that each thread wrote.
 
@@ -335,10 +340,11 @@ class LayerLayout:
         limit: the longest length, in steps; top: whether this is the top layer; thread: this thread's number; t: the
         time step, if stepwise; window: steps of the window that ran last, 0 before the first; arrivals: how often each
         thread has arrived at a barrier; x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient;
-        zeros, ones: constants; panel: scratch of the weight gradient; room: for rows that are cut into parts; row...:
-        this thread's first row and its tiles; block..., operand_block...: its first unit block and its groups; packed:
-        whether it has the block whose gates are packed; own_at..., own...: the first and the number of the units of the
-        operand that this thread wrote.
+        sums, sums_bytes: the weight gradients of all layers that the first thread adds up, and from these to the next
+        thread's; zeros, ones: constants; panel: scratch of the weight gradient; room: for rows that are cut into parts;
+        row...: this thread's first row and its tiles; block..., operand_block...: its first unit block and its groups;
+        packed: whether it has the block whose gates are packed; own_at..., own...: the first and the number of the
+        units of the operand that this thread wrote.
         """
         names = [
             "limit",
@@ -349,6 +355,8 @@ class LayerLayout:
             "x",
             "d_x",
             "d_out",
+            "sums",
+            "sums_bytes",
             "zeros",
             "ones",
             "panel",

@@ -8,7 +8,7 @@ from typing import Literal
 from unrollbench import cells
 from unrollbench.case import DTYPES
 from unrollbench.cells import LayerSpec
-from unrollbench.kernels import amx, cpu, host, parts, specialize, swap, threads
+from unrollbench.kernels import amx, cpu, host, parts, specialize, swap, threads, weight_gradient
 from unrollbench.kernels.build import Kernel, Phases
 from unrollbench.kernels.layout import AHEAD_STEPS, LayerLayout
 from unrollbench.kernels.lowering import kernel
@@ -194,4 +194,6 @@ def _kernels(spec: NetworkSpec, planned: tuple[LayerLayout, ...]) -> dict[str, K
         if spec.swap_memory:
             of_layer["release"] = swap.release(layout)
         kernels |= {f"{name}_{index}": compiled for name, compiled in of_layer.items()}
+    if spec.train and planned[0].sums_apart:
+        kernels["sum_gradients"] = weight_gradient.sum_gradients(planned[0])
     return kernels

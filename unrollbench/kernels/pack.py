@@ -20,6 +20,10 @@ ALIGNMENT = 64
 """Bytes of a cache line and of the widest register: an unaligned vector would cost two reads."""
 
 
+PAGE_BYTES = 4096
+"""Within a page, the hardware fetches lines ahead."""
+
+
 def aligned(shape: tuple[int, ...], dtype: str) -> Array:
     """A zeroed array whose address is a multiple of ALIGNMENT."""
     itemsize = np.dtype(dtype).itemsize
@@ -27,6 +31,20 @@ def aligned(shape: tuple[int, ...], dtype: str) -> Array:
     raw = np.zeros(count + ALIGNMENT // itemsize, dtype)
     start = -raw.ctypes.data % ALIGNMENT // itemsize
     return raw[start : start + count].reshape(shape)
+
+
+def apart(threads: int, shape: tuple[int, ...], dtype: str) -> Array:
+    """Zeroed arrays (threads, *shape), of which each begins on a page of its own.
+
+    Processors fetch lines beyond those that are used, up to the end of a page: they would take them from the core of
+    another thread that writes there.
+    """
+    itemsize = np.dtype(dtype).itemsize
+    count, page = int(np.prod(shape)), PAGE_BYTES // itemsize
+    each = -(-count // page) * page
+    raw = np.zeros(threads * each + page, dtype)
+    start = -raw.ctypes.data % PAGE_BYTES // itemsize
+    return raw[start : start + threads * each].reshape(threads, each)[:, :count].reshape(threads, *shape)
 
 
 def padded(units: int, lanes: int) -> Order:

@@ -29,8 +29,8 @@ def part_of_rows(threads: int) -> list[str]:
     ]
 
 
-def part_of(count: int, threads: int) -> str:
-    """The first of `count` items that a thread takes, and one past the last."""
+def part_of(count: int | str, threads: int) -> str:
+    """The first of `count` items, a number or a name, that a thread takes, and one past the last."""
     return f"{count} * thread // {threads}, {count} * (thread + 1) // {threads}"
 
 

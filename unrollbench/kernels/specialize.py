@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.source import barrier, field, function, wait
-from unrollbench.kernels.weight_gradient import PANEL_ROWS
+from unrollbench.kernels.weight_gradient import PANEL_ROWS, apart
 from unrollbench.schedule import Schedule
 
 
@@ -43,8 +43,17 @@ class Shape:
 
     @property
     def gathering(self) -> list[str]:
-        """The same where threads have rows of their own, before a product over all rows of several steps."""
-        return [] if self.barrier else self.wait
+        """The same where threads have rows of their own, before weight gradients of all rows."""
+        if not self.layouts[0].sums_apart:
+            return [] if self.barrier else self.wait
+        return ["if apart == 0:", *_indented(self.wait)]
+
+    @property
+    def sum(self) -> list[str]:
+        """Lines that add up the weight gradients of rows that threads had to themselves."""
+        if not self.layouts[0].sums_apart:
+            return []
+        return ["if apart:", *_indented([*self.wait, f"sum_gradients({self.frame(0)})"])]
 
 
 def forward(schedule: Schedule, shape: Shape) -> dict[str, str]:
@@ -65,15 +74,22 @@ def backward(schedule: Schedule, shape: Shape) -> dict[str, str]:
         for layer in reversed(shape.layers):
             lines += [*shape.barrier, f"back_step_{layer}({shape.frame(layer)}, t, 0)", *shape.barrier]
             lines.append(_d_inputs(shape, layer, "t", "1"))
-        weights = [_limit(shape)] + [_d_weights(shape, layer, "0", "limit") for layer in shape.layers]
+        weights = [_d_weights(shape, layer, "0", "limit") for layer in shape.layers]
+        weights = [*_begin_backward(shape), *weights, *shape.sum]
         return {"back_step": function("back_step", "f", lines), "d_weights": function("d_weights", "f", weights)}
     walk = _static_backward if schedule.execution == "static" else _dynamic_backward
-    return {"backward": function("backward", "f", [_limit(shape), *walk(schedule, shape)])}
+    return {"backward": function("backward", "f", [*_begin_backward(shape), *walk(schedule, shape), *shape.sum])}
 
 
 def _limit(shape: Shape) -> str:
     """A line that reads the longest length, past which no step is computed."""
     return f"limit = {field(shape.layouts[0], 'limit')}"
+
+
+def _begin_backward(shape: Shape) -> list[str]:
+    """The same, and whether threads add up the weight gradients of their own rows, where they may."""
+    layout = shape.layouts[0]
+    return [_limit(shape), *([f"apart = {apart('limit', layout.batch)}"] if layout.sums_apart else [])]
 
 
 # ---------------------------------------------------------------- forward

@@ -222,6 +222,19 @@ def tile(dtype: str, rows: int, columns: int):
     return emit
 
 
+@cache
+def add_vector(dtype: str):
+    """A function (target, origin) that adds one vector to another."""
+    ty = vector(dtype)
+
+    def emit(builder, target, origin):
+        tile, alone = _Tile(builder, ty, 1, 1), _even(1, 0)
+        (own,), (other,) = (tile.load(address, alone, (0,)) for address in (target, origin))
+        tile.store([builder.fadd(own, other)], target, alone, (0,))
+
+    return emit
+
+
 def _even(rows, stride):
     """The offsets of rows that are all `stride` bytes apart."""
     return [ir.Constant(I64, r * stride) for r in range(rows)]

@@ -11,43 +11,45 @@ from unrollbench.kernels import host
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.simd import vector
-from unrollbench.kernels.words import pointer, prefetch
+from unrollbench.kernels.words import peek, pointer, prefetch
 
 
 @cache
 def transpose(dtype: str) -> Kernel:
-    """transpose(rows, columns, origin, origin_row, target, target_row): target[c, r] = origin[r, c].
+    """transpose(rows, columns, origin, origin_row, numbers, target, target_row): target[c, r] = origin[numbers[r], c].
 
-    origin_row, target_row: bytes from row to row. Squares of the vector's width go through registers; the last ones in
-    a direction cover some of those before them again.
+    origin_row, target_row: bytes from row to row. numbers: an address of int64, of which there are as many more as a
+    vector has elements: those rows it asks for, since they are the next ones to be transposed. Squares of the vector's
+    width go through registers; the last ones in a direction cover some of those before them again.
     """
     lanes, size = host.lanes(dtype), DTYPES[dtype]
     text = f"""
-def transpose(rows, columns, origin, origin_row, target, target_row):
+def transpose(rows, columns, origin, origin_row, numbers, target, target_row):
     for first in range(0, rows, {lanes}):
         last, c = min(first + {lanes}, rows), 0
         while c < columns:
             if rows >= {lanes} and columns >= {lanes}:
                 r, at = last - {lanes}, min(c, columns - {lanes})
                 to = target + at * target_row + r * {size}
-                square(origin + r * origin_row + at * {size}, origin_row, to, target_row)
+                square(origin + at * {size}, origin_row, numbers + 8 * r, to, target_row)
                 c += {lanes}
             else:
                 for r in range(first, last):
-                    element(origin + r * origin_row + c * {size}, target + c * target_row + r * {size})
+                    row = origin + peek(numbers, 8 * r) * origin_row
+                    element(row + c * {size}, target + c * target_row + r * {size})
                 c += 1
 """
-    return kernel(text, "transpose", {"square": _square(dtype), "element": _element(dtype)})
+    return kernel(text, "transpose", {"peek": peek, "square": _square(dtype), "element": _element(dtype)})
 
 
 @cache
 def _square(dtype: str):
-    """A function (origin, origin_row, target, target_row) that transposes a square of vectors in registers.
+    """A function (origin, origin_row, numbers, target, target_row) that transposes a square of vectors in registers.
 
     Each round pairs rows that are twice as far apart as before. The first ones interleave within 16 bytes, elements and
     then pairs of them, the others take 16 bytes at a time: any other way needs instructions that take longer.
     """
-    ty = vector(dtype)
+    ty, word = vector(dtype), ir.IntType(64)
     lanes, block = ty.lanes, min(ty.lanes, 16 // ty.size)
     rounds = []
     for apart in (1 << bit for bit in range(lanes.bit_length() - 1)):
@@ -60,14 +62,14 @@ def _square(dtype: str):
             picks = [[at + e for at in each for e in range(block)] for each in halves]
         rounds.append((apart, picks))
 
-    def emit(builder, origin, origin_row, target, target_row):
+    def emit(builder, origin, origin_row, numbers, target, target_row):
         def place(address, stride, row):
-            offset = builder.mul(stride, ir.Constant(ir.IntType(64), row))
-            return builder.gep(pointer(builder, address), [offset], source_etype=ir.IntType(8))
+            return builder.gep(pointer(builder, address), [builder.mul(stride, row)], source_etype=ir.IntType(8))
 
-        rows = [builder.load(place(origin, origin_row, r), align=ty.size, typ=ty.llvm) for r in range(lanes)]
-        for r in range(lanes):
-            prefetch(builder, place(origin, origin_row, lanes + r), 2)
+        places = [place(origin, origin_row, peek(builder, numbers, word(8 * r))) for r in range(2 * lanes)]
+        rows = [builder.load(at, align=ty.size, typ=ty.llvm) for at in places[:lanes]]
+        for at in places[lanes:]:
+            prefetch(builder, at, 2)
         held = [[(r, c) for c in range(lanes)] for r in range(lanes)]
         for apart, picks in rounds:
             for i in (i for i in range(lanes) if not i & apart):
@@ -76,7 +78,7 @@ def _square(dtype: str):
                     mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), pick)
                     rows[at], held[at] = builder.shuffle_vector(*pair, mask), [both[k] for k in pick]
         for row, ((_, c), *_) in zip(rows, held, strict=True):
-            builder.store(row, place(target, target_row, c), align=ty.size)
+            builder.store(row, place(target, target_row, word(c)), align=ty.size)
 
     return emit
 

@@ -12,16 +12,19 @@ from functools import cache, partial
 from unrollbench.kernels import parts
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import LayerLayout, StageLayout
+from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.products import part_of, product_kernel, room_argument
-from unrollbench.kernels.source import field
-from unrollbench.kernels.tile import copy_vectors
+from unrollbench.kernels.source import field, function, share
+from unrollbench.kernels.tile import add_vector, copy_vectors
 from unrollbench.kernels.transpose import transpose
-from unrollbench.kernels.words import LINE_BYTES
+from unrollbench.kernels.words import LINE_BYTES, peek, room
 
 PANEL_ROWS = 256
 """Rows of gradients packed into contiguous panels, of which the second-level cache keeps the one that is multiplied."""
 PANELS = 16
 """Groups of 4 columns that are packed together: what is read of a row is long enough then."""
+ROWS_APART = 4 * PANEL_ROWS
+"""Rows of all time steps from which on it pays that threads with rows of their own sum up what each has added up."""
 
 
 def panel_bytes(layout: LayerLayout, s: StageLayout) -> int:
@@ -65,7 +68,7 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
     kernel_rows, at = layout.kernel_rows(s), partial(field, layout)
     rows = kernel_rows + (s.stage.bias is not None)
     lines = [
-        f"thread, rows, latest = {at('thread')}, n * {batch}, t + n == {at('limit')}",
+        f"thread, latest = {at('thread')}, t + n == {at('limit')}",
         f"panels, packed = {at('panel')}, {at('panel')} + {panel_bytes(layout, s) - _packed_bytes(layout, s)}",
         f"gates = {at(f'gates_{i}')} + t * {batch * s.row_bytes}",
         f"x, operand = {at('x')} + t * {batch * x_row}, {at(s.stage.operand)} + t * {batch * operand_row}",
@@ -73,15 +76,17 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
         *_share(layout, s, rows),
         f"of_x, past_x = min(first_row, {inputs}), min(last_row, {inputs})",
         f"of_operand, past_operand = first_row - of_x, min(last_row, {kernel_rows}) - past_x",
-        f"for first in range(0, rows, {PANEL_ROWS}):",
-        f"    depth, replaces = min({PANEL_ROWS}, rows - first), latest and first == 0",
-        f"    transpose(depth, past_x - of_x, x + first * {x_row} + of_x * {itemsize}, {x_row}, "
+        "numbers = numbered()",
+        f"for first in range(0, n * own, {PANEL_ROWS}):",
+        f"    depth, replaces = min({PANEL_ROWS}, n * own - first), latest and first == 0",
+        *_numbered(layout),
+        f"    transpose(depth, past_x - of_x, x + of_x * {itemsize}, {x_row}, numbers, "
         f"packed + of_x * {depth_bytes}, {depth_bytes})",
-        f"    transpose(depth, past_operand - of_operand, operand + first * {operand_row} + of_operand * {itemsize}, "
-        f"{operand_row}, packed + ({inputs} + of_operand) * {depth_bytes}, {depth_bytes})",
+        f"    transpose(depth, past_operand - of_operand, operand + of_operand * {itemsize}, {operand_row}, numbers, "
+        f"packed + ({inputs} + of_operand) * {depth_bytes}, {depth_bytes})",
     ]
     transposer = transpose(layout.dtype)
-    called, uses = {"transpose": transposer.call}, [transposer]
+    called, uses = {"transpose": transposer.call, "numbered": room(PANEL_ROWS + layout.lanes)}, [transposer]
     if layout.on_matrix_unit:
         lines += _on_matrix_unit(layout, s, rows)
         called, uses = called | {"split_columns": parts.split_columns().call}, [*uses, parts.split_columns()]
@@ -92,12 +97,58 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
 
 
 def _share(layout: LayerLayout, s: StageLayout, rows: int) -> list[str]:
-    """Lines that say which rows and groups of columns a thread has, and return where it has none."""
-    lines, kind = [f"first_row, last_row = {part_of(rows, layout.threads)}"], "row"
+    """Lines that say what a thread adds up, and return where that is nothing.
+
+    first_row, last_row: of the gradient; first_group, last_group: of its columns, on a matrix unit; own_at, own: the
+    first of its batch rows, and how many; sums: where the gradient of all rows begins, or of its own.
+    """
+    at, own_sums, part = partial(field, layout), f"d_kernel_{s.index}", part_of(rows, layout.threads)
+    lines = [f"own_at, own, sums = 0, {layout.batch}, {at(own_sums)}"]
     if layout.on_matrix_unit:
         part = part_of(_groups(s), layout.threads)
-        lines, kind = [f"first_row, last_row, first_group, last_group = 0, {rows}, {part}"], "group"
-    return [*lines, f"if first_{kind} == last_{kind}:", "    return"]
+        lines.append(f"first_row, last_row, first_group, last_group = 0, {rows}, {part}")
+        return [*lines, "if first_group == last_group:", "    return"]
+    lines.append(f"first_row, last_row = {part}")
+    if layout.sums_apart:
+        first, count, *_ = share(layout, s)
+        lines += [f"if {apart(at('limit'), layout.batch)}:", f"    own_at, own = {first}, {count}"]
+        lines += [f"    first_row, last_row = 0, {rows}", "else:", f"    sums -= thread * {at('sums_bytes')}"]
+    return [*lines, "if first_row == last_row:", "    return"]
+
+
+def apart(limit: str, batch: int) -> str:
+    """The condition that there are enough rows in all time steps for threads to add up those of their own."""
+    return f"{limit} * {batch} >= {ROWS_APART}"
+
+
+def _numbered(layout: LayerLayout) -> list[str]:
+    """Lines that number `depth` of the thread's rows from the `first` on, and those to ask for, over all time steps."""
+    return [
+        "    in_step, place = first % own, numbers",
+        f"    number = first // own * {layout.batch} + own_at + in_step",
+        f"    for _ in range(depth + {layout.lanes}):",
+        "        put(place, number)",
+        "        place, number, in_step = place + 8, number + 1, in_step + 1",
+        "        if in_step == own:",
+        f"            number, in_step = number + {layout.batch} - own, 0",
+    ]
+
+
+@cache
+def sum_gradients(layout: LayerLayout) -> Kernel:
+    """`sum_gradients(f)`: adds to the first thread's weight gradients those of the other threads, of all layers."""
+    at, width = partial(field, layout), layout.width
+    lines = [
+        f"thread, sums, sums_bytes = {at('thread')}, {at('sums')}, {at('sums_bytes')}",
+        f"vectors = sums_bytes // {width}",
+        f"first, last = {part_of('vectors', layout.threads)}",
+        f"for other in range(1, {min(layout.threads, layout.batch)}):",
+        f"    for at in range(sums + first * {width}, sums + last * {width}, {width}):",
+        "        add(at, at + other * sums_bytes)",
+    ]
+    return kernel(
+        function("sum_gradients", "f", lines), "sum_gradients", {"peek": peek, "add": add_vector(layout.dtype)}
+    )
 
 
 def _on_vector_unit(layout: LayerLayout, s: StageLayout) -> list[str]:
@@ -108,7 +159,7 @@ def _on_vector_unit(layout: LayerLayout, s: StageLayout) -> list[str]:
         f"    for group in range(0, {_groups(s)}, {PANELS}):",
         f"        end = min({_groups(s)}, group + {PANELS})",
         "        for r in range(depth):",
-        f"            row, panel = gates + (first + r) * {s.row_bytes}, panels + r * {panel_row}",
+        f"            row, panel = gates + peek(numbers, 8 * r) * {s.row_bytes}, panels + r * {panel_row}",
         "            for one in range(group, end):",
         f"                if one * 4 + 4 <= {s.columns}:",
         f"                    copy_4(panel, row + one * {panel_row})",
@@ -118,7 +169,7 @@ def _on_vector_unit(layout: LayerLayout, s: StageLayout) -> list[str]:
         "        panel = panels",
         "        for one in range(group, end):",
         f"            count = min(4, {s.columns} - one * 4)",
-        f"            out = {at(f'd_kernel_{s.index}')} + first_row * {s.row_bytes} + one * {panel_row}",
+        f"            out = sums + first_row * {s.row_bytes} + one * {panel_row}",
         f"            multiply(last_row - first_row, count, depth, packed + first_row * {depth_bytes}, panel, {width}, "
         f"{panel_row}, {at('zeros')} if replaces else out, replaces, out, {depth_bytes}, {s.row_bytes}, "
         "last_row - first_row, 0, 0)",
@@ -130,7 +181,7 @@ def _on_matrix_unit(layout: LayerLayout, s: StageLayout, rows: int) -> list[str]
     """The same of a thread's columns of all rows, all of them at once."""
     width, at, depth_bytes = layout.width, partial(field, layout), _packed_row_bytes(layout)
     return [
-        f"    column, out = first_group * 4, {at(f'd_kernel_{s.index}')} + first_group * {4 * width}",
+        f"    column, out = first_group * 4, sums + first_group * {4 * width}",
         f"    count = min({s.columns}, last_group * 4) - column",
         f"    split_columns(depth, count, gates + first * {s.row_bytes} + column * {width}, {s.row_bytes}, "
         f"{at('zeros')}, panels)",
