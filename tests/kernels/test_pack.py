@@ -101,7 +101,7 @@ def test_aligned_arrays_start_at_a_cache_line_and_are_zero(dtype: str, shape: tu
 @pytest.mark.parametrize("dtype", ["float32", "int64"])
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (0,), (1024,), (7, 300)])
 def test_arrays_of_threads_lie_on_pages_of_their_own_and_are_zero(dtype: str, shape: tuple[int, ...]) -> None:
-    arrays = pack.apart(3, shape, dtype)
+    arrays = pack.on_own_pages(3, shape, dtype)
     assert arrays.shape == (3, *shape)
     assert arrays.dtype == dtype
     assert not arrays.any()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kernels.vectors import call, drawn
-from unrollbench.kernels import products
+from unrollbench.kernels import host, products
 from unrollbench.kernels.source import define, function
 from unrollbench.kernels.tile import ROW_TILE
 from unrollbench.kernels.transpose import transpose
@@ -41,12 +41,14 @@ def test_the_threads_parts_cover_all_items_once_and_are_as_even_as_they_go(count
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("rows", "columns"), [(0, 5), (1, 1), (3, 40), (16, 16), (37, 8), (128, 33), (40, 0)])
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(0, 5), (1, 1), (3, 40), (16, 16), (37, 8), (128, 33), (40, 0), (37, 33)]
+)
 def test_a_transpose_is_numpys_and_writes_nothing_else(dtype: str, rows: int, columns: int) -> None:
     rng = np.random.default_rng(6)
     origin = drawn(rng, (rows, columns + 3), dtype)
     target: Array = np.full((columns + 1, rows + 2), CANARY, dtype)
-    numbers = np.concatenate([rng.permutation(rows), np.zeros(64, np.int64)])  # and those to ask for
+    numbers = np.concatenate([rng.permutation(rows), np.zeros(host.lanes(dtype), np.int64)])  # and those to ask for
     addresses = [origin.ctypes.data, origin.strides[0], numbers.ctypes.data, target.ctypes.data, target.strides[0]]
     call(transpose(dtype), rows, columns, *addresses)
     np.testing.assert_array_equal(target[:columns, :rows], origin[numbers[:rows], :columns].T)
@@ -66,7 +68,7 @@ from unrollbench.schedule import of_case
 from unrollbench.tensors import draw
 from unrollbench.kernels.spec import spec_of
 pack.aligned = guarded
-pack.apart = lambda threads, shape, dtype: guarded((threads, *shape), dtype)
+pack.on_own_pages = lambda threads, shape, dtype: guarded((threads, *shape), dtype)
 wide = CellOptions(num_proj=200)
 for axes in (
     {**CELLS["lstm with everything"], "batch_size": 5, "num_units": 19},
@@ -82,6 +84,8 @@ for axes in (
      "execution": "static"},
     {"cell": "lstm", "batch_size": 45, "num_units": 61, "input_size": 37, "num_layers": 2},
     {"cell": "gru", "batch_size": 30, "num_units": 32, "threads": 2, "parallel_iterations": 1},
+    {"cell": "lstm", "batch_size": 45, "num_units": 61, "threads": 2, "sequence_length": 40, "parallel_iterations": 32},
+    {"cell": "lstm", "batch_size": 2, "num_units": 3, "threads": 3, "sequence_length": 800, "parallel_iterations": 32},
     {"cell": "lstm", "num_units": 12, "cell_options": CellOptions(num_proj=3)},
     {"cell": "gru", "batch_size": 32, "num_units": 352},
     {"cell": "gru", "batch_size": 48, "num_units": 512, "parallel_iterations": 7},

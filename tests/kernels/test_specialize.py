@@ -140,17 +140,20 @@ def test_every_step_runs_once_and_after_what_it_needs(L: int, T: int, unroll: in
             assert layer == L - 1 or back["d_inputs", layer + 1, t] < back["back_step", layer, t]
 
 
-def weighted(planned: Schedule, batch: int, steps: int, *, swaps: bool = False) -> list[tuple[int, int]]:
+def weighted(
+    planned: Schedule, batch: int, steps: int, *, threads: int = 1, swaps: bool = False
+) -> list[tuple[int, int]]:
     """(start, stop) of the steps of each call that adds to the gradients of weights, which every layer makes."""
     L = planned.num_layers
-    shape = specialize.Shape(layouts(stack(layers=L, batch=batch), planned), 1024, swaps)
+    shape = specialize.Shape(layouts(stack(layers=L, batch=batch, threads=threads), planned), 1024, swaps)
     parts: list[list[tuple[int, int]]] = [[] for _ in range(L)]
     kinds = ("back_step", "d_inputs", "release")
     kernels: dict[str, Any] = {f"{kind}_{layer}": lambda *_: None for kind in kinds for layer in range(L)}
     for layer, own in enumerate(parts):
         kernels[f"d_weights_{layer}"] = lambda f, start, slot, count, own=own: own.append((start, start + count))
+    kernels |= dict.fromkeys(("barrier", "sum_gradients"), lambda *_: None) | {"peek": lambda f, at: steps}
     text = specialize.backward(planned, shape)["backward"]
-    source.define(text, "backward", kernels | {"peek": lambda f, at: steps})(0)
+    source.define(text, "backward", kernels)(0)
     assert all(own == parts[0] for own in parts)
     return parts[0]
 
@@ -161,15 +164,22 @@ def split(parts: list[tuple[int, int]], T: int) -> bool:
     return [*stops, 0] == [T, *starts] if T else parts == []
 
 
-@given(st.integers(1, 3), st.integers(0, 400), st.integers(1, 12), st.integers(1, 40), st.integers(1, 300))
-def test_windows_wait_for_each_other_until_no_more_fit_into_a_panel_of_the_weights_gradients(
-    L: int, T: int, unroll: int, window: int, batch: int
+@given(
+    st.integers(1, 3),
+    st.integers(0, 400),
+    st.integers(1, 12),
+    st.integers(1, 40),
+    st.integers(1, 300),
+    st.integers(1, 3),
+)
+def test_windows_wait_for_each_other_until_no_more_fit_into_a_panel_of_each_threads_rows(
+    L: int, T: int, unroll: int, window: int, batch: int, threads: int
 ) -> None:
     planned = schedule("dynamic", num_layers=L, max_time=T, unroll=unroll, parallel_iterations=window)
-    parts = weighted(planned, batch, T)
+    parts, most = weighted(planned, batch, T, threads=threads), PANEL_ROWS * threads
     assert split(parts, T)
-    assert all((stop - start) * batch <= max(PANEL_ROWS, window * batch) for start, stop in parts)
-    assert all((stop - start + window) * batch > PANEL_ROWS for start, stop in parts[:-1])
+    assert all((stop - start) * batch <= max(most, window * batch) for start, stop in parts)
+    assert all((stop - start + window) * batch > most for start, stop in parts[:-1])
 
 
 @given(st.integers(0, 100), st.integers(1, 12), st.integers(1, 12))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.adversarial import CELLS, SMALL
 from tests.backends.numba_programs import check, identical, program_of, run
+from tests.kernels.stacks import bottom, stack
 from unrollbench.backends.numba_cpu import NetworkProgram
 from unrollbench.case import Case
 from unrollbench.kernels import weight_gradient
 from unrollbench.kernels.spec import spec_of
 from unrollbench.kernels.weight_gradient import PANEL_ROWS, ROWS_APART
 from unrollbench.schedule import of_case
-from unrollbench.tensors import draw
+from unrollbench.tensors import Outputs, draw
 
 
 @pytest.mark.parametrize("cell", ["basic_rnn", "gru", "lstm"])
@@ -53,73 +55,88 @@ def test_weight_gradients_are_the_references_however_few_panels_are_packed_at_on
             check(case, tensors, run(program, case, tensors))
 
 
-@pytest.fixture
-def always_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if so few rows paid; kernels are shared by layout, so tests with this have sizes that no other test has."""
-    monkeypatch.setattr(weight_gradient, "ROWS_APART", 1)
-
-
-@pytest.mark.usefixtures("always_apart")
-@pytest.mark.parametrize("execution", ["static", "dynamic", "stepwise"])
-@pytest.mark.parametrize("name", ["basic_rnn", "gru", "lstm", "lstm with everything"])
-def test_gradients_that_threads_add_up_apart_are_the_references(name: str, execution: str) -> None:
-    """Rows that come out even and not, more of them per step than a square of a transpose has, and lengths that end."""
-    for batch, threads, units in ((9, 2, 43), (16, 3, 44), (70, 2, 45), (67, 4, 46)):
-        axes = {"batch_size": batch, "threads": threads, "num_units": units, "num_layers": 2, "execution": execution}
-        case = Case(**{**SMALL, **CELLS[name], **axes, "lengths": "uniform"})
-        tensors = draw(case)
-        with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
-            assert all(layout.sums_apart for layout in program.network.layouts)
-            check(case, tensors, run(program, case, tensors))
-
-
-@pytest.mark.usefixtures("always_apart")
-@pytest.mark.parametrize("axes", [{"swap_memory": True}, {"parallel_iterations": 1}, {"unroll": 5}], ids=str)
-def test_they_are_so_window_by_window(axes: dict[str, Any]) -> None:
-    for dtype in ("float32", "float64"):
-        wanted = {"cell": "lstm", "batch_size": 11, "threads": 2, "num_units": 47, "dtype": dtype, **axes}
-        case = Case(**{**SMALL, **wanted})
-        tensors = draw(case)
-        with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
-            check(case, tensors, run(program, case, tensors))
-
-
-@pytest.mark.usefixtures("always_apart")
-def test_a_thread_without_rows_adds_nothing() -> None:
-    case = Case(**{**SMALL, "cell": "lstm", "batch_size": 2, "threads": 4, "num_units": 3, "input_size": 2})
-    tensors = draw(case)
+def results_of(case: Case) -> Outputs:
+    """What a program of the case computes, whose threads may add up gradients of their own rows."""
     with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
         assert all(layout.sums_apart for layout in program.network.layouts)
-        check(case, tensors, run(program, case, tensors))
+        return run(program, case, draw(case))
 
 
-def test_a_program_adds_up_apart_or_not_as_the_steps_of_each_run_are_many_or_few() -> None:
+MANY = {"cell": "lstm", "batch_size": 70, "threads": 2, "num_units": 13, "sequence_length": 31}
+"""Rows enough that each of two threads adds up its own 35 per time step, in several panels that begin within a step."""
+
+
+@pytest.mark.parametrize("execution", ["static", "dynamic", "stepwise"])
+@pytest.mark.parametrize("name", ["basic_rnn", "gru", "lstm", "lstm with everything"])
+def test_gradients_that_threads_add_up_of_their_own_rows_are_the_references(name: str, execution: str) -> None:
+    """Rows per thread even and not, fewer and more than a square of a transpose has, and lengths that end early."""
+    for batch, threads, T in ((70, 2, 31), (67, 4, 63), (9, 2, 120)):
+        axes = {"batch_size": batch, "threads": threads, "sequence_length": T, "num_units": 7, "num_layers": 2}
+        case = Case(**{**SMALL, **CELLS[name], **axes, "execution": execution, "parallel_iterations": 32})
+        assert batch * T >= ROWS_APART * threads
+        for lengths in ("full", "uniform"):
+            ended = replace(case, lengths=lengths)
+            check(ended, draw(ended), results_of(ended))
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [{"swap_memory": True}, {"parallel_iterations": 1}, {"unroll": 5}, {"dtype": "float64", "time_major": False}],
+    ids=str,
+)
+def test_they_are_so_window_by_window(axes: dict[str, Any]) -> None:
+    case = Case(**{**SMALL, **MANY, **axes})
+    check(case, draw(case), results_of(case))
+
+
+def test_a_thread_without_rows_adds_nothing() -> None:
+    axes = {"batch_size": 2, "threads": 3, "num_units": 3, "input_size": 2, "sequence_length": 3 * ROWS_APART // 2}
+    case = Case(**{**SMALL, **MANY, **axes})
+    check(case, draw(case), results_of(case))
+
+
+def test_repeated_runs_add_up_the_same() -> None:
+    """No thread reads what another is still adding up."""
+    case = Case(**{**SMALL, **MANY, "num_layers": 2, "threads": 3})
+    tensors = draw(case)
+    with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
+        results = [run(program, case, tensors) for _ in range(20)]
+    check(case, tensors, results[0])
+    assert all(identical(each, results[0]) for each in results[1:])
+
+
+def test_a_program_adds_up_own_rows_or_all_as_the_steps_of_each_run_are_many_or_few() -> None:
     """What one run has left in the sums is nothing to the next."""
-    batch, few = 16, 3
-    many = -(-ROWS_APART // batch)
-    axes = {"cell": "gru", "batch_size": batch, "threads": 2, "num_units": 21, "parallel_iterations": 32}
-    cases = [Case(**{**SMALL, **axes, "sequence_length": T}) for T in (many, few, many, many - 1)]
+    enough = -(-ROWS_APART * 2 // 70)
+    cases = [Case(**{**SMALL, **MANY, "sequence_length": T}) for T in (enough, 3, enough, enough - 1)]
     with closing(NetworkProgram(spec_of(cases[0]), of_case(cases[0]))) as program:
         results = []
         for case in cases:
-            tensors = draw(case)
-            results.append(run(program, case, tensors))
-            check(case, tensors, results[-1])
+            results.append(run(program, case, draw(case)))
+            check(case, draw(case), results[-1])
         assert identical(results[0], results[2])
 
 
+def test_threads_have_sums_of_their_own_where_they_have_rows_and_weights_are_few() -> None:
+    def taken(**axes: Any) -> bool:
+        return bottom(stack("lstm", **{"threads": 2, "batch": 16, **axes})).sums_apart
+
+    assert taken()
+    assert taken(units=400)
+    assert not taken(units=600)  # 5.6 MiB of weights
+    assert not taken(units=350, layers=2)  # 1.9 and 3.7 MiB
+    assert not taken(threads=1)
+    assert not taken(train=False)
+    assert not taken(batch=3, units=100)  # they share rows
+
+
 def test_memory_counts_the_sums_of_every_thread() -> None:
-    axes = {"cell": "gru", "batch_size": 16, "num_units": 21}
-    one, two = (Case(**{**SMALL, **axes, "threads": threads}) for threads in (1, 2))
-    sizes = []
-    for case in (one, two):
-        with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
-            program.set_weights(draw(case).weights)
-            program.forward(draw(case).inputs)
-            sizes.append(program.memory().workspace_bytes or 0)
-            kernels = sum(
-                buffers[f"d_kernel_{s.index}"].nbytes
-                for buffers in program._buffers.layers
-                for s in buffers.layout.stages
-            )
-    assert sizes[1] - sizes[0] >= kernels > 0
+    case = Case(**{**SMALL, **MANY})
+    with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
+        buffers = program._buffers
+        before, sums = buffers.workspace_bytes, buffers._gradients
+        assert sums is not None
+        kernels = sum(b[f"d_kernel_{s.index}"].nbytes for b in buffers.layers for s in b.layout.stages)
+        assert sums.nbytes == 2 * kernels
+        buffers._gradients = sums[:1]
+        assert before - buffers.workspace_bytes == kernels

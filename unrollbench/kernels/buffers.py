@@ -38,7 +38,9 @@ class Buffers:
         self.network = network
         spec = network.spec
         self.layers = [LayerBuffers(layout) for layout in network.layouts]
-        self.frames = pack.apart(spec.threads, (len(self.layers), network.fields_per_layer), "int64").view(np.int64)
+        self.frames = pack.on_own_pages(spec.threads, (len(self.layers), network.fields_per_layer), "int64").view(
+            np.int64
+        )
         self.lengths = np.zeros(spec.batch_size, np.int64)
         self.arrivals = pack.aligned((spec.threads, ARRIVAL_BYTES // 8), "int64")
         self.steps = 0
@@ -48,9 +50,9 @@ class Buffers:
         self._ones = np.ones(PANEL_ROWS, spec.dtype)
         itemsize = network.layouts[0].itemsize
         panel = max(panel_bytes(layout, s) for layout in network.layouts for s in layout.stages) if spec.train else 0
-        self._panel = pack.apart(spec.threads, (panel // itemsize,), spec.dtype)
+        self._panel = pack.on_own_pages(spec.threads, (panel // itemsize,), spec.dtype)
         room = max(room_bytes(layout) for layout in network.layouts)
-        self._room = pack.apart(spec.threads, (room // itemsize,), spec.dtype)
+        self._room = pack.on_own_pages(spec.threads, (room // itemsize,), spec.dtype)
         for buffers in self.layers:
             self._allocate_fixed(buffers)
         self._gradients = self._allocate_gradients() if spec.train else None
@@ -70,15 +72,17 @@ class Buffers:
         for s in layout.stages:
             if s.gate_slots == "tile":
                 shape = layout.rows.big, s.row_bytes // layout.itemsize
-                buffers.fixed[f"gates_{s.index}"] = pack.apart(layout.threads, shape, dtype)
+                buffers.fixed[f"gates_{s.index}"] = pack.on_own_pages(layout.threads, shape, dtype)
             for name in s.stage.exposed if layout.train else ():
                 buffers.fixed[f"d_{name}"] = pack.aligned((batch, s.gate_bytes // layout.itemsize), dtype)
+            for name in s.stage.diagonals if layout.train else ():
+                buffers.fixed[f"d_{name}"] = pack.on_own_pages(layout.threads, (layout.padded(s.units),), dtype)
 
     def _allocate_gradients(self) -> Array:
-        """A block (threads, ...) of every layer's weight gradients, so that one call clears or adds it.
+        """A block (threads, ...) of every layer's weight gradients, so that one call clears them, or adds them.
 
-        There is one for each thread where these may add up their own rows. d_kernel_i, of the first thread, has the
-        rows of x first, then the operand's, then the bias. Those of diagonals are (threads, units) in any case.
+        One for each thread that may add up rows of its own, otherwise one. d_kernel_i, in the first, has the rows of x
+        first, then the operand's, then the bias.
         """
         places: list[tuple[LayerBuffers, str, tuple[int, ...]]] = []
         for buffers in self.layers:
@@ -86,11 +90,9 @@ class Buffers:
             for s in layout.stages:
                 rows = layout.kernel_rows(s) + (s.stage.bias is not None)
                 places.append((buffers, f"d_kernel_{s.index}", (rows, s.row_bytes // layout.itemsize)))
-                units = layout.padded(s.units)
-                for name in s.stage.diagonals:
-                    buffers.fixed[f"d_{name}"] = pack.apart(layout.threads, (units,), self.network.spec.dtype)
-        threads = self.network.spec.threads if self.layers[0].layout.sums_apart else 1
-        block = pack.apart(threads, (sum(prod(shape) for _, _, shape in places),), self.network.spec.dtype)
+        layout, size = self.layers[0].layout, sum(prod(shape) for _, _, shape in places)
+        several = min(layout.threads, layout.batch) if layout.sums_apart else 1
+        block = pack.on_own_pages(several, (size,), self.network.spec.dtype)
         start = 0
         for buffers, name, shape in places:
             buffers.fixed[name] = block[0, start : start + prod(shape)].reshape(shape)
@@ -218,12 +220,9 @@ class Buffers:
             for name, array in buffers.fixed.items():
                 if name not in per_thread:
                     self.point(layer, name, array)
-            if self._gradients is not None and len(self._gradients) > 1:
-                apart, sums_bytes = np.arange(len(self._gradients)), self._gradients.strides[0]
+            if self._gradients is not None:
                 self.point(layer, "sums", self._gradients)
-                self._set(layer, "sums_bytes", sums_bytes)
-                for name in (f"d_kernel_{s.index}" for s in buffers.layout.stages):
-                    self._set(layer, name, buffers.fixed[name].ctypes.data + apart * sums_bytes)
+                self._set(layer, "sums_bytes", self._gradients.strides[0])
 
     def _point_timed(self) -> None:
         for layer, buffers in enumerate(self.layers):

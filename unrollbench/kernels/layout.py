@@ -174,6 +174,8 @@ class LayerLayout:
     """Whether steps of one row multiply the inputs of later steps while they wait for their own weights."""
     on_matrix_unit: bool
     """Whether products are `matrix`'s, of numbers cut into parts, and not sums of vector multiply-adds."""
+    sums_apart: bool
+    """Whether threads may each add up the weight gradients of their own rows, before those of all are added."""
 
     @property
     def lanes(self) -> int:
@@ -197,11 +199,6 @@ class LayerLayout:
     def overlaps(self) -> bool:
         """Whether a thread multiplies units of its own while it waits for those of other threads."""
         return self.split == "units" and not self.fused and not self.on_matrix_unit
-
-    @property
-    def sums_apart(self) -> bool:
-        """Whether threads may each add up the weight gradients of their own rows, before those of all are added."""
-        return self.threads > 1 and self.split == "rows" and not self.on_matrix_unit
 
     def own_units(self, s: StageLayout) -> list[tuple[int, int]]:
         """Of the operand of a stage, (first, how many) of those that each thread wrote.

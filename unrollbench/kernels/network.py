@@ -26,6 +26,8 @@ saves. SMALL: recurrent weights, where no thread has twice as many rows as anoth
 with weights for at least as many inputs as units, whatever the rows."""
 AHEAD_LEAST_BYTES, AHEAD_MOST_BYTES = 96 * 1024, 12 * 1024 * 1024
 """Weights of a layer, per thread and of all, with which its steps project inputs ahead."""
+MOST_SUMS_BYTES = 4 * 1024 * 1024
+"""Most weights with which threads may add up gradients of their own rows: with more it saves nothing and takes room."""
 MATRIX_ROWS, MATRIX_STREAMING_ROWS, MATRIX_FULL = 12, 32, 0.8
 """Rows from which on a matrix unit pays, those that a thread should have where no cache keeps weights, and
 what part of its tiles must be full."""
@@ -57,6 +59,8 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
     """Each layer's layout; layers below the top keep a window of outputs, the top keeps all."""
     fused = schedule.window == 1
     split, on_matrix_unit = _division(spec, fused)
+    sums_apart = spec.train and spec.threads > 1 and split == "rows" and not on_matrix_unit
+    sums_apart &= sum(_weight_bytes(spec, each, each.input_size) for each in spec.layers) <= MOST_SUMS_BYTES
     return tuple(
         LayerLayout(
             layer,
@@ -71,6 +75,7 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
             _read_per_step(spec, index, fused) > _kept_bytes(),
             _projects_ahead(spec, layer, schedule),
             on_matrix_unit,
+            sums_apart,
         )
         for index, layer in enumerate(spec.layers)
     )
@@ -194,6 +199,6 @@ def _kernels(spec: NetworkSpec, planned: tuple[LayerLayout, ...]) -> dict[str, K
         if spec.swap_memory:
             of_layer["release"] = swap.release(layout)
         kernels |= {f"{name}_{index}": compiled for name, compiled in of_layer.items()}
-    if spec.train and planned[0].sums_apart:
+    if planned[0].sums_apart:
         kernels["sum_gradients"] = weight_gradient.sum_gradients(planned[0])
     return kernels

@@ -18,10 +18,8 @@ EMPTY = -1
 """In an order: a lane that holds none, but zero."""
 ALIGNMENT = 64
 """Bytes of a cache line and of the widest register: an unaligned vector would cost two reads."""
-
-
 PAGE_BYTES = 4096
-"""Within a page, the hardware fetches lines ahead."""
+"""Within so many bytes, hardware fetches lines ahead."""
 
 
 def aligned(shape: tuple[int, ...], dtype: str) -> Array:
@@ -33,7 +31,7 @@ def aligned(shape: tuple[int, ...], dtype: str) -> Array:
     return raw[start : start + count].reshape(shape)
 
 
-def apart(threads: int, shape: tuple[int, ...], dtype: str) -> Array:
+def on_own_pages(threads: int, shape: tuple[int, ...], dtype: str) -> Array:
     """Zeroed arrays (threads, *shape), of which each begins on a page of its own.
 
     Processors fetch lines beyond those that are used, up to the end of a page: they would take them from the core of

@@ -89,7 +89,7 @@ def _limit(shape: Shape) -> str:
 def _begin_backward(shape: Shape) -> list[str]:
     """The same, and whether threads add up the weight gradients of their own rows, where they may."""
     layout = shape.layouts[0]
-    return [_limit(shape), *([f"apart = {apart('limit', layout.batch)}"] if layout.sums_apart else [])]
+    return [_limit(shape), *([f"apart = {apart(layout, 'limit')}"] if layout.sums_apart else [])]
 
 
 # ---------------------------------------------------------------- forward
@@ -189,10 +189,12 @@ def _backward_window(
 ) -> Iterable[str]:
     """The lines of one window, of which steps(layer) are a layer's steps.
 
-    Windows wait for each other as long as their rows fit into a panel of the weights' gradients, but not if their
-    activations leave memory. waiting: one past the last step that waits; due: whether this window is the last of them.
+    Windows wait for each other as long as their rows fit into a panel of the weights' gradients, or into one of each
+    thread that may add up its own, but not if their activations leave memory. waiting: one past the last step that
+    waits; due: whether this window is the last of them.
     """
-    batch, most = shape.layouts[0].batch, 0 if shape.swaps else PANEL_ROWS
+    layout = shape.layouts[0]
+    batch, most = layout.batch, 0 if shape.swaps else PANEL_ROWS * (layout.threads if layout.sums_apart else 1)
     yield f"due = 1 if (waiting - ({start}) + {schedule.window}) * {batch} > {most} else {start} == 0"
     for layer in reversed(shape.layers):
         yield from [*shape.barrier, *steps(layer), *shape.barrier, _d_inputs(shape, layer, start, count)]

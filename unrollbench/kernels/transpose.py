@@ -52,15 +52,15 @@ def _square(dtype: str):
     ty, word = vector(dtype), ir.IntType(64)
     lanes, block = ty.lanes, min(ty.lanes, 16 // ty.size)
     rounds = []
-    for apart in (1 << bit for bit in range(lanes.bit_length() - 1)):
-        if apart < block:
-            taken = [at + k for at in range(0, lanes, block) for k in range(0, block // 2, apart)]
+    for distance in (1 << bit for bit in range(lanes.bit_length() - 1)):
+        if distance < block:
+            taken = [at + k for at in range(0, lanes, block) for k in range(0, block // 2, distance)]
             halves = [[at + half for at in taken] for half in (0, block // 2)]
-            picks = [[at + own + e for at in each for own in (0, lanes) for e in range(apart)] for each in halves]
+            picks = [[at + own + e for at in each for own in (0, lanes) for e in range(distance)] for each in halves]
         else:
             halves = [range(half, 2 * lanes, 2 * block) for half in (0, block)]
             picks = [[at + e for at in each for e in range(block)] for each in halves]
-        rounds.append((apart, picks))
+        rounds.append((distance, picks))
 
     def emit(builder, origin, origin_row, numbers, target, target_row):
         def place(address, stride, row):
@@ -71,10 +71,10 @@ def _square(dtype: str):
         for at in places[lanes:]:
             prefetch(builder, at, 2)
         held = [[(r, c) for c in range(lanes)] for r in range(lanes)]
-        for apart, picks in rounds:
-            for i in (i for i in range(lanes) if not i & apart):
-                both, pair = held[i] + held[i + apart], rows[i : i + apart + 1 : apart]
-                for at, pick in zip((i, i + apart), picks, strict=True):
+        for distance, picks in rounds:
+            for i in (i for i in range(lanes) if not i & distance):
+                both, pair = held[i] + held[i + distance], rows[i : i + distance + 1 : distance]
+                for at, pick in zip((i, i + distance), picks, strict=True):
                     mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), pick)
                     rows[at], held[at] = builder.shuffle_vector(*pair, mask), [both[k] for k in pick]
         for row, ((_, c), *_) in zip(rows, held, strict=True):

@@ -1,8 +1,10 @@
 """The gradient of a stage's weights: one product, whose depth are all rows of all time steps.
 
 Some of these at a time are added to all of a thread's part; both operands are packed for that in the order in which
-tiles read them. Threads have rows of the gradient of their own, since columns of a narrow layer come out uneven, and
-pack of x and the operand what these need. On a matrix unit, whose tiles are larger, they have columns.
+tiles read them. Threads with batch rows of their own add up the gradient of those, if they are many, and read nothing
+that another one wrote; at the end of a backward pass these are added. Otherwise threads have rows of the gradient of
+their own, since columns of a narrow layer come out uneven, and pack of x and the operand what these need. On a matrix
+unit, whose tiles are larger, they have columns.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ PANEL_ROWS = 256
 """Rows of gradients packed into contiguous panels, of which the second-level cache keeps the one that is multiplied."""
 PANELS = 16
 """Groups of 4 columns that are packed together: what is read of a row is long enough then."""
-ROWS_APART = 4 * PANEL_ROWS
-"""Rows of all time steps from which on it pays that threads with rows of their own sum up what each has added up."""
+ROWS_APART = 2 * PANEL_ROWS
+"""Rows per thread, in all time steps, from which on it pays that each adds up its own, where that may be."""
 
 
 def panel_bytes(layout: LayerLayout, s: StageLayout) -> int:
@@ -59,8 +61,8 @@ def _groups(s: StageLayout) -> int:
 def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
     """`d_weights(f, t, slot, n)`: adds [x, operand, 1]^T . d_pre of n steps from t to the gradients of kernel and bias.
 
-    They are one array, so that is one product. The steps that end at the longest length come first: their sums replace
-    what was there.
+    They are one array, so that is one product; a thread that adds up its own rows has another. The steps that end at
+    the longest length come first: their sums replace what was there.
     """
     i, batch, itemsize = s.index, layout.batch, layout.itemsize
     operand_row, depth_bytes = layout.arrays[s.stage.operand].row_bytes, _packed_row_bytes(layout)
@@ -111,14 +113,17 @@ def _share(layout: LayerLayout, s: StageLayout, rows: int) -> list[str]:
     lines.append(f"first_row, last_row = {part}")
     if layout.sums_apart:
         first, count, *_ = share(layout, s)
-        lines += [f"if {apart(at('limit'), layout.batch)}:", f"    own_at, own = {first}, {count}"]
-        lines += [f"    first_row, last_row = 0, {rows}", "else:", f"    sums -= thread * {at('sums_bytes')}"]
+        lines += [
+            f"if {apart(layout, at('limit'))}:",
+            f"    own_at, own, first_row, last_row = {first}, {count}, 0, {rows}",
+        ]
+        lines.append(f"    sums += thread * {at('sums_bytes')}")
     return [*lines, "if first_row == last_row:", "    return"]
 
 
-def apart(limit: str, batch: int) -> str:
-    """The condition that there are enough rows in all time steps for threads to add up those of their own."""
-    return f"{limit} * {batch} >= {ROWS_APART}"
+def apart(layout: LayerLayout, limit: str) -> str:
+    """The condition that there are rows enough in all time steps for threads to add up their own."""
+    return f"{limit} * {layout.batch} >= {ROWS_APART * layout.threads}"
 
 
 def _numbered(layout: LayerLayout) -> list[str]:
