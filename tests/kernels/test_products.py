@@ -85,7 +85,6 @@ for axes in (
     {"cell": "lstm", "batch_size": 45, "num_units": 61, "input_size": 37, "num_layers": 2},
     {"cell": "gru", "batch_size": 30, "num_units": 32, "threads": 2, "parallel_iterations": 1},
     {"cell": "lstm", "batch_size": 45, "num_units": 61, "threads": 2, "sequence_length": 40, "parallel_iterations": 32},
-    {"cell": "lstm", "batch_size": 2, "num_units": 3, "threads": 3, "sequence_length": 800, "parallel_iterations": 32},
     {"cell": "lstm", "num_units": 12, "cell_options": CellOptions(num_proj=3)},
     {"cell": "gru", "batch_size": 32, "num_units": 352},
     {"cell": "gru", "batch_size": 48, "num_units": 512, "parallel_iterations": 7},

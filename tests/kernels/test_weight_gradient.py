@@ -63,19 +63,23 @@ def results_of(case: Case) -> Outputs:
 
 
 MANY = {"cell": "lstm", "batch_size": 70, "threads": 2, "num_units": 13, "sequence_length": 31}
-"""Rows enough that each of two threads adds up its own 35 per time step, in several panels that begin within a step."""
+"""Rows enough that each of two threads adds up its own 35 per time step."""
 
 
 @pytest.mark.parametrize("execution", ["static", "dynamic", "stepwise"])
 @pytest.mark.parametrize("name", ["basic_rnn", "gru", "lstm", "lstm with everything"])
 def test_gradients_that_threads_add_up_of_their_own_rows_are_the_references(name: str, execution: str) -> None:
-    """Rows per thread even and not, fewer and more than a square of a transpose has, and lengths that end early."""
-    for batch, threads, T in ((70, 2, 31), (67, 4, 63), (9, 2, 120)):
+    """Rows per thread even and not, fewer and more than a square of a transpose has, and lengths that end early.
+
+    With windows of 32 steps, or one of all, there are several panels, which begin within a step.
+    """
+    for batch, threads, T in ((70, 2, 31), (67, 4, 63), (9, 2, 140)):
         axes = {"batch_size": batch, "threads": threads, "sequence_length": T, "num_units": 7, "num_layers": 2}
         case = Case(**{**SMALL, **CELLS[name], **axes, "execution": execution, "parallel_iterations": 32})
-        assert batch * T >= ROWS_APART * threads
         for lengths in ("full", "uniform"):
             ended = replace(case, lengths=lengths)
+            given = draw(ended).lengths
+            assert (T if given is None else given.max()) * batch >= ROWS_APART * threads
             check(ended, draw(ended), results_of(ended))
 
 
@@ -89,10 +93,15 @@ def test_they_are_so_window_by_window(axes: dict[str, Any]) -> None:
     check(case, draw(case), results_of(case))
 
 
-def test_a_thread_without_rows_adds_nothing() -> None:
-    axes = {"batch_size": 2, "threads": 3, "num_units": 3, "input_size": 2, "sequence_length": 3 * ROWS_APART // 2}
+@pytest.mark.parametrize("batch", [1, 2])
+def test_threads_without_rows_help_with_the_gradients_of_all(batch: int) -> None:
+    axes = {"batch_size": batch, "threads": 3, "num_units": 3, "input_size": 2, "sequence_length": 3 * ROWS_APART}
     case = Case(**{**SMALL, **MANY, **axes})
-    check(case, draw(case), results_of(case))
+    with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
+        (layout,) = program.network.layouts
+        assert layout.split == "rows"
+        assert not layout.sums_apart
+        check(case, draw(case), run(program, case, draw(case)))
 
 
 def test_repeated_runs_add_up_the_same() -> None:
@@ -119,7 +128,7 @@ def test_a_program_adds_up_own_rows_or_all_as_the_steps_of_each_run_are_many_or_
 
 def test_threads_have_sums_of_their_own_where_they_have_rows_and_weights_are_few() -> None:
     def taken(**axes: Any) -> bool:
-        return bottom(stack("lstm", **{"threads": 2, "batch": 16, **axes})).sums_apart
+        return bottom(stack("lstm", **{"threads": 2, "batch": 8, **axes})).sums_apart
 
     assert taken()
     assert taken(units=400)
@@ -128,6 +137,10 @@ def test_threads_have_sums_of_their_own_where_they_have_rows_and_weights_are_few
     assert not taken(threads=1)
     assert not taken(train=False)
     assert not taken(batch=3, units=100)  # they share rows
+    assert not taken(batch=1)  # one has none
+    assert not taken(batch=3)  # one has twice as many as the other
+    assert taken(batch=2)
+    assert taken(batch=9)
 
 
 def test_memory_counts_the_sums_of_every_thread() -> None:

@@ -79,10 +79,10 @@ class Buffers:
                 buffers.fixed[f"d_{name}"] = pack.on_own_pages(layout.threads, (layout.padded(s.units),), dtype)
 
     def _allocate_gradients(self) -> Array:
-        """A block (threads, ...) of every layer's weight gradients, so that one call clears them, or adds them.
+        """A block (1, ...) of every layer's weight gradients, so that one call clears them, or adds them.
 
-        One for each thread that may add up rows of its own, otherwise one. d_kernel_i, in the first, has the rows of x
-        first, then the operand's, then the bias.
+        It is (threads, ...) where each may add up its own rows. d_kernel_i, in the first, has the rows of x first, then
+        the operand's, then the bias.
         """
         places: list[tuple[LayerBuffers, str, tuple[int, ...]]] = []
         for buffers in self.layers:
@@ -91,7 +91,7 @@ class Buffers:
                 rows = layout.kernel_rows(s) + (s.stage.bias is not None)
                 places.append((buffers, f"d_kernel_{s.index}", (rows, s.row_bytes // layout.itemsize)))
         layout, size = self.layers[0].layout, sum(prod(shape) for _, _, shape in places)
-        several = min(layout.threads, layout.batch) if layout.sums_apart else 1
+        several = layout.threads if layout.sums_apart else 1
         block = pack.on_own_pages(several, (size,), self.network.spec.dtype)
         start = 0
         for buffers, name, shape in places:

@@ -59,8 +59,7 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
     """Each layer's layout; layers below the top keep a window of outputs, the top keeps all."""
     fused = schedule.window == 1
     split, on_matrix_unit = _division(spec, fused)
-    sums_apart = spec.train and spec.threads > 1 and split == "rows" and not on_matrix_unit
-    sums_apart &= sum(_weight_bytes(spec, each, each.input_size) for each in spec.layers) <= MOST_SUMS_BYTES
+    sums_apart = split == "rows" and not on_matrix_unit and _sums_apart(spec)
     return tuple(
         LayerLayout(
             layer,
@@ -107,6 +106,14 @@ def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> 
     gates = max(len(s.gates) for s in _cell(spec, layer).stages)
     fits = gates <= AHEAD_STEPS and host.vector_unit().registers >= 32
     return pays and fits and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS
+
+
+def _sums_apart(spec: NetworkSpec) -> bool:
+    """Whether threads with rows of their own may add up the weight gradients of these alone: they have about as many
+    each, and weights are few."""
+    equal = spec.batch_size % spec.threads == 0 or spec.batch_size >= ROWS_PER_THREAD * spec.threads
+    weights = sum(_weight_bytes(spec, each, each.input_size) for each in spec.layers)
+    return spec.train and spec.threads > 1 and equal and weights <= MOST_SUMS_BYTES
 
 
 def _division(spec: NetworkSpec, fused: bool) -> tuple[Literal["rows", "units"], bool]:

@@ -189,13 +189,13 @@ def _backward_window(
 ) -> Iterable[str]:
     """The lines of one window, of which steps(layer) are a layer's steps.
 
-    Windows wait for each other as long as their rows fit into a panel of the weights' gradients, or into one of each
-    thread that may add up its own, but not if their activations leave memory. waiting: one past the last step that
-    waits; due: whether this window is the last of them.
+    Windows wait for each other as long as their rows, of a thread that may add up its own, fit into a panel of the
+    weights' gradients, but not if their activations leave memory. waiting: one past the last step that waits; due:
+    whether this window is the last of them.
     """
-    layout = shape.layouts[0]
-    batch, most = layout.batch, 0 if shape.swaps else PANEL_ROWS * (layout.threads if layout.sums_apart else 1)
-    yield f"due = 1 if (waiting - ({start}) + {schedule.window}) * {batch} > {most} else {start} == 0"
+    layout, most = shape.layouts[0], 0 if shape.swaps else PANEL_ROWS
+    rows = -(-layout.batch // layout.threads) if layout.sums_apart else layout.batch
+    yield f"due = 1 if (waiting - ({start}) + {schedule.window}) * {rows} > {most} else {start} == 0"
     for layer in reversed(shape.layers):
         yield from [*shape.barrier, *steps(layer), *shape.barrier, _d_inputs(shape, layer, start, count)]
         weights = [*shape.gathering, _d_weights(shape, layer, start, f"waiting - ({start})")]

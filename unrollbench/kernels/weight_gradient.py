@@ -1,10 +1,10 @@
 """The gradient of a stage's weights: one product, whose depth are all rows of all time steps.
 
 Some of these at a time are added to all of a thread's part; both operands are packed for that in the order in which
-tiles read them. Threads with batch rows of their own add up the gradient of those, if they are many, and read nothing
-that another one wrote; at the end of a backward pass these are added. Otherwise threads have rows of the gradient of
-their own, since columns of a narrow layer come out uneven, and pack of x and the operand what these need. On a matrix
-unit, whose tiles are larger, they have columns.
+tiles read them. Threads with batch rows of their own add up the gradient of those, if they are many and weights are
+few, and read nothing that another one wrote; at the end of a backward pass these are added. Otherwise threads have rows
+of the gradient of their own, since columns of a narrow layer come out uneven, and pack of x and the operand what these
+need. On a matrix unit, whose tiles are larger, they have columns.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def _groups(s: StageLayout) -> int:
 def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
     """`d_weights(f, t, slot, n)`: adds [x, operand, 1]^T . d_pre of n steps from t to the gradients of kernel and bias.
 
-    They are one array, so that is one product; a thread that adds up its own rows has another. The steps that end at
-    the longest length come first: their sums replace what was there.
+    They are one array, so that is one product. Each thread that adds up its own rows has such an array. The steps that
+    end at the longest length come first: their sums replace what was there.
     """
     i, batch, itemsize = s.index, layout.batch, layout.itemsize
     operand_row, depth_bytes = layout.arrays[s.stage.operand].row_bytes, _packed_row_bytes(layout)
@@ -104,8 +104,8 @@ def _share(layout: LayerLayout, s: StageLayout, rows: int) -> list[str]:
     first_row, last_row: of the gradient; first_group, last_group: of its columns, on a matrix unit; own_at, own: the
     first of its batch rows, and how many; sums: where the gradient of all rows begins, or of its own.
     """
-    at, own_sums, part = partial(field, layout), f"d_kernel_{s.index}", part_of(rows, layout.threads)
-    lines = [f"own_at, own, sums = 0, {layout.batch}, {at(own_sums)}"]
+    at, part = partial(field, layout), part_of(rows, layout.threads)
+    lines = [f"own_at, own, sums = 0, {layout.batch}, {field(layout, f'd_kernel_{s.index}')}"]
     if layout.on_matrix_unit:
         part = part_of(_groups(s), layout.threads)
         lines.append(f"first_row, last_row, first_group, last_group = 0, {rows}, {part}")
@@ -116,8 +116,8 @@ def _share(layout: LayerLayout, s: StageLayout, rows: int) -> list[str]:
         lines += [
             f"if {apart(layout, at('limit'))}:",
             f"    own_at, own, first_row, last_row = {first}, {count}, 0, {rows}",
+            f"    sums += thread * {at('sums_bytes')}",
         ]
-        lines.append(f"    sums += thread * {at('sums_bytes')}")
     return [*lines, "if first_row == last_row:", "    return"]
 
 
@@ -147,7 +147,7 @@ def sum_gradients(layout: LayerLayout) -> Kernel:
         f"thread, sums, sums_bytes = {at('thread')}, {at('sums')}, {at('sums_bytes')}",
         f"vectors = sums_bytes // {width}",
         f"first, last = {part_of('vectors', layout.threads)}",
-        f"for other in range(1, {min(layout.threads, layout.batch)}):",
+        f"for other in range(1, {layout.threads}):",
         f"    for at in range(sums + first * {width}, sums + last * {width}, {width}):",
         "        add(at, at + other * sums_bytes)",
     ]
