@@ -88,7 +88,7 @@ def test_gradients_that_threads_add_up_of_their_own_rows_are_the_references(name
     [{"swap_memory": True}, {"parallel_iterations": 1}, {"unroll": 5}, {"dtype": "float64", "time_major": False}],
     ids=str,
 )
-def test_they_are_so_window_by_window(axes: dict[str, Any]) -> None:
+def test_threads_add_up_their_own_rows_window_by_window(axes: dict[str, Any]) -> None:
     case = Case(**{**SMALL, **MANY, **axes})
     check(case, draw(case), results_of(case))
 

@@ -38,9 +38,8 @@ class Buffers:
         self.network = network
         spec = network.spec
         self.layers = [LayerBuffers(layout) for layout in network.layouts]
-        self.frames = pack.on_own_pages(spec.threads, (len(self.layers), network.fields_per_layer), "int64").view(
-            np.int64
-        )
+        fields = len(self.layers), network.fields_per_layer
+        self.frames = pack.on_own_pages(spec.threads, fields, "int64").view(np.int64)
         self.lengths = np.zeros(spec.batch_size, np.int64)
         self.arrivals = pack.aligned((spec.threads, ARRIVAL_BYTES // 8), "int64")
         self.steps = 0

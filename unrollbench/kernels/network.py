@@ -109,11 +109,13 @@ def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> 
 
 
 def _sums_apart(spec: NetworkSpec) -> bool:
-    """Whether threads with rows of their own may add up the weight gradients of these alone: they have about as many
-    each, and weights are few."""
-    equal = spec.batch_size % spec.threads == 0 or spec.batch_size >= ROWS_PER_THREAD * spec.threads
+    """Whether threads with rows of their own may add up the weight gradients of these alone.
+
+    They do where all have about as many, and weights are few.
+    """
+    even = spec.batch_size % spec.threads == 0 or spec.batch_size >= ROWS_PER_THREAD * spec.threads
     weights = sum(_weight_bytes(spec, each, each.input_size) for each in spec.layers)
-    return spec.train and spec.threads > 1 and equal and weights <= MOST_SUMS_BYTES
+    return spec.train and spec.threads > 1 and even and weights <= MOST_SUMS_BYTES
 
 
 def _division(spec: NetworkSpec, fused: bool) -> tuple[Literal["rows", "units"], bool]:

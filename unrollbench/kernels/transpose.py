@@ -70,15 +70,15 @@ def _square(dtype: str):
         rows = [builder.load(at, align=ty.size, typ=ty.llvm) for at in places[:lanes]]
         for at in places[lanes:]:
             prefetch(builder, at, 2)
-        held = [[(r, c) for c in range(lanes)] for r in range(lanes)]
+        columns = [list(range(lanes))] * lanes  # those that the elements of each vector come from
         for distance, picks in rounds:
             for i in (i for i in range(lanes) if not i & distance):
-                both, pair = held[i] + held[i + distance], rows[i : i + distance + 1 : distance]
+                both, pair = columns[i] + columns[i + distance], rows[i : i + distance + 1 : distance]
                 for at, pick in zip((i, i + distance), picks, strict=True):
                     mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), pick)
-                    rows[at], held[at] = builder.shuffle_vector(*pair, mask), [both[k] for k in pick]
-        for row, ((_, c), *_) in zip(rows, held, strict=True):
-            builder.store(row, place(target, target_row, word(c)), align=ty.size)
+                    rows[at], columns[at] = builder.shuffle_vector(*pair, mask), [both[k] for k in pick]
+        for row, (column, *_) in zip(rows, columns, strict=True):
+            builder.store(row, place(target, target_row, word(column)), align=ty.size)
 
     return emit
 

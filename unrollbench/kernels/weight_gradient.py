@@ -105,7 +105,7 @@ def _share(layout: LayerLayout, s: StageLayout, rows: int) -> list[str]:
     first of its batch rows, and how many; sums: where the gradient of all rows begins, or of its own.
     """
     at, part = partial(field, layout), part_of(rows, layout.threads)
-    lines = [f"own_at, own, sums = 0, {layout.batch}, {field(layout, f'd_kernel_{s.index}')}"]
+    lines = [f"own_at, own, sums = 0, {layout.batch}, {at(f'd_kernel_{s.index}')}"]
     if layout.on_matrix_unit:
         part = part_of(_groups(s), layout.threads)
         lines.append(f"first_row, last_row, first_group, last_group = 0, {rows}, {part}")
@@ -151,9 +151,8 @@ def sum_gradients(layout: LayerLayout) -> Kernel:
         f"    for at in range(sums + first * {width}, sums + last * {width}, {width}):",
         "        add(at, at + other * sums_bytes)",
     ]
-    return kernel(
-        function("sum_gradients", "f", lines), "sum_gradients", {"peek": peek, "add": add_vector(layout.dtype)}
-    )
+    called = {"peek": peek, "add": add_vector(layout.dtype)}
+    return kernel(function("sum_gradients", "f", lines), "sum_gradients", called)
 
 
 def _on_vector_unit(layout: LayerLayout, s: StageLayout) -> list[str]:
