@@ -20,9 +20,11 @@ from tests.kernels.vectors import call
 from unrollbench.backends.numba_cpu import NetworkProgram, NumbaCpu
 from unrollbench.case import Case
 from unrollbench.kernels import cpu
+from unrollbench.kernels.pack import PAGE_BYTES
+from unrollbench.kernels.slots import LayerBuffers
 from unrollbench.kernels.spec import spec_of
 from unrollbench.schedule import of_case
-from unrollbench.tensors import draw
+from unrollbench.tensors import Array, draw
 
 
 @pytest.mark.parametrize(
@@ -75,28 +77,56 @@ def test_threads_share_the_work_and_change_no_result(
         program.close()
 
 
-def test_a_thread_with_rows_of_its_own_touches_no_others() -> None:
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_thread_with_rows_of_its_own_touches_no_others(layer: int) -> None:
     T, canary = 5, 777.0
-    axes = {"cell": "lstm", "batch_size": 9, "num_units": 20, "threads": 2, "sequence_length": T}
+    axes = {"cell": "lstm", "batch_size": 9, "num_units": 20, "num_layers": 2, "threads": 2, "sequence_length": T}
     case = Case(**{**SMALL, **axes})
     tensors = draw(case)
     with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
         run(program, case, tensors)
-        layouts, buffers = program.network.layouts, program._buffers.layers[0]
-        kernels = cpu.forward_kernels(layouts, 0) | cpu.backward_kernels(layouts, 0)
-        frame = program._buffers.frames[1, 0].ctypes.data
-        (others, _), (first, own) = layouts[0].rows.items
-        written = {name: buffers[name] for name in ("h", "c", "gates_0", "d_x")}
-        expected = buffers["h"][:, first:].copy()
-        for array in written.values():
-            array[:, others:first] = canary
+        layouts, buffers = program.network.layouts, program._buffers.layers[layer]
+        kernels = cpu.forward_kernels(layouts, layer) | cpu.backward_kernels(layouts, layer)
+        frame = program._buffers.frames[1, layer].ctypes.data
+        theirs, mine = ({name: _rows(buffers, name, thread) for name in ROWS} for thread in range(2))
+        expected = mine["h"].copy()
+        for array in theirs.values():
+            array[...] = canary
         call(kernels["project"], frame, 0, 0, T)
         for t in range(T):
             call(kernels["step"], frame, t, t)
         call(kernels["d_inputs"], frame, 0, 0, T)
-        np.testing.assert_array_equal(buffers["h"][:, first : first + own], expected)
-        assert all(np.all(array[:, others:first] == canary) for array in written.values())
-        assert not np.any(buffers["gates_0"][:, first:] == canary)
+        np.testing.assert_array_equal(mine["h"], expected)
+        assert all(np.all(array == canary) for array in theirs.values())
+        assert not np.any(mine["gates_0"] == canary)
+
+
+def test_no_two_threads_with_rows_of_their_own_write_to_one_page_but_of_results() -> None:
+    axes = {"cell": "lstm", "batch_size": 9, "num_units": 20, "num_layers": 2, "threads": 2}
+    case = Case(**{**SMALL, **axes})
+    with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
+        run(program, case, draw(case))
+        for layer, seen in ((0, {"d_x"}), (1, {"h"})):
+            buffers = program._buffers.layers[layer]
+            for name in {*ROWS, "d_h", "d_c"} - seen:
+                theirs, mine = (_pages(_rows(buffers, name, thread)) for thread in range(2))
+                assert not theirs & mine, name
+
+
+ROWS = ("h", "c", "gates_0", "d_x")
+"""Arrays with rows that a pass writes."""
+
+
+def _rows(buffers: LayerBuffers, name: str, thread: int) -> Array:
+    """The rows of a thread in an array, (slots, rows, width)."""
+    parts, (first, count) = buffers.parts(name), buffers.layout.rows.items[thread]
+    return parts[thread][0] if len(parts) > 1 else parts[0][0][:, first : first + count]
+
+
+def _pages(array: Array) -> set[int]:
+    """The numbers of the pages that hold the array's rows."""
+    starts = [row.ctypes.data for slot in array for row in slot]
+    return {(start + at) // PAGE_BYTES for start in starts for at in (0, array.strides[-2] - 1)}
 
 
 @pytest.mark.parametrize("execution", ["static", "stepwise"])

@@ -27,7 +27,7 @@ from unrollbench.measure.memory import PeakMemory
 from unrollbench.tensors import draw
 case = Case(
     cell="lstm", mode="train", sequence_length=320, batch_size=1024, input_size=1, num_units=16,
-    parallel_iterations=4, swap_memory=json.loads(sys.argv[1]),
+    parallel_iterations=4, swap_memory=json.loads(sys.argv[1]), threads=json.loads(sys.argv[2]),
 )
 program, memory = NumbaCpu().build(case, draw(case)), PeakMemory()
 memory.reset()
@@ -43,18 +43,19 @@ print(json.dumps({"grown": peak - before, "saved": program.memory().saved_bytes,
 
 
 @cache
-def trained(swaps: bool) -> dict[str, Any]:
+def trained(swaps: bool, threads: int) -> dict[str, Any]:
     """What one training run in a process of its own says about itself."""
     process = subprocess.run(
-        [sys.executable, "-c", TRAIN, json.dumps(swaps)],
+        [sys.executable, "-c", TRAIN, json.dumps(swaps), json.dumps(threads)],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     found: dict[str, Any] = json.loads(process.stdout)
     return found
 
 
-def test_resident_memory_holds_a_few_windows_of_what_is_saved_and_not_all_of_it() -> None:
-    kept, swapped = trained(False), trained(True)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_resident_memory_holds_a_few_windows_of_what_is_saved_and_not_all_of_it(threads: int) -> None:
+    kept, swapped = trained(False, threads), trained(True, threads)
     assert kept["saved"] > 120e6
     assert kept["grown"] >= kept["saved"]
     others = kept["grown"] - kept["saved"]  # results and gradients, which are no activations
@@ -62,8 +63,9 @@ def test_resident_memory_holds_a_few_windows_of_what_is_saved_and_not_all_of_it(
     assert swapped["grown"] - others <= 8 * windows  # not one: the system maps more around each page than asked
 
 
-def test_swapping_changes_no_bit_of_the_results() -> None:
-    assert trained(True)["digest"] == trained(False)["digest"]
+@pytest.mark.parametrize("threads", [1, 2])
+def test_swapping_changes_no_bit_of_the_results(threads: int) -> None:
+    assert trained(True, threads)["digest"] == trained(False, threads)["digest"]
 
 
 def test_the_file_has_no_name_and_its_bytes_are_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

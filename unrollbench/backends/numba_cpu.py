@@ -74,7 +74,7 @@ class NetworkProgram:
         buffers.resize(steps)
         self._inputs, self._initial_state = inputs, initial_state
         if time_major:
-            buffers.point(0, "x", inputs)
+            buffers.point_rows(0, "x", inputs)
         buffers.lengths[:] = steps if lengths is None else lengths
         self._limit = int(buffers.lengths.max())
         buffers.set_all("limit", self._limit)
@@ -86,7 +86,7 @@ class NetworkProgram:
         self._d_outputs, self._d_state = d_outputs, d_state
         self._copies_d_outputs = not self.network.spec.time_major or d_outputs is None or own.shape != d_outputs.shape
         target = own if self._copies_d_outputs or d_outputs is None else d_outputs
-        self._buffers.point(len(self._buffers.layers) - 1, "d_out", target)
+        self._buffers.point_rows(len(self._buffers.layers) - 1, "d_out", target)
 
     # ------------------------------------------------------------ running
 
@@ -145,19 +145,20 @@ class NetworkProgram:
 
     def final_state(self) -> tuple[State, ...]:
         """Per layer the state arrays after each row's last step, copies."""
-        rows, lengths = np.arange(self.network.spec.batch_size), self._buffers.lengths
+        lengths = self._buffers.lengths
         in_window = int(self._buffers.frames[0, 0, self.network.layouts[0].fields["window"] // 8])
         last = {"window": in_window, "single": 0, "two": self._limit & 1}
         slots = {"time": lengths} | {name: np.full_like(lengths, slot) for name, slot in last.items()}
         return tuple(
-            tuple(b[n][slots[b.layout.arrays[n].slots], rows, : b.layout.arrays[n].size] for n in b.layout.cell.state)
+            tuple(b.rows(n, slots[b.layout.arrays[n].slots], b.layout.size(n)) for n in b.layout.cell.state)
             for b in self._buffers.layers
         )
 
     def gradients(self) -> Gradients:
         """Gradients after `run_backward`, copies in TensorFlow's layouts."""
+        first = np.zeros_like(self._buffers.lengths)
         states = tuple(
-            tuple(b[f"d_{n}"][:, : b.layout.size(n)].copy() for n in b.layout.cell.state) for b in self._buffers.layers
+            tuple(b.rows(f"d_{n}", first, b.layout.size(n)) for n in b.layout.cell.state) for b in self._buffers.layers
         )
         weights = tuple(self._weight_gradients(layer) for layer in range(len(self._buffers.layers)))
         return Gradients(np.array(self._d_inputs, order="C"), weights, states)

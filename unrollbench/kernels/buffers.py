@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
 from unrollbench import cells
-from unrollbench.kernels import matrix, pack, swap
+from unrollbench.kernels import matrix, pack, slots, swap
 from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.network import Network
+from unrollbench.kernels.slots import Extent, LayerBuffers
 from unrollbench.kernels.threads import ARRIVAL_BYTES
 from unrollbench.kernels.weight_gradient import PANEL_ROWS, panel_bytes
 from unrollbench.tensors import Array, State, Weights
-
-
-@dataclass
-class LayerBuffers:
-    """One layer's arrays by frame field. Arrays with a slot per time step are replaced when T changes."""
-
-    layout: LayerLayout
-    fixed: dict[str, Array] = field(default_factory=dict)
-    timed: dict[str, Array] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> Array:
-        return self.timed[name] if name in self.timed else self.fixed[name]
 
 
 class Buffers:
@@ -43,6 +31,7 @@ class Buffers:
         self.lengths = np.zeros(spec.batch_size, np.int64)
         self.arrivals = pack.aligned((spec.threads, ARRIVAL_BYTES // 8), "int64")
         self.steps = 0
+        self._first_rows = np.array([first for first, _ in network.layouts[0].rows.items])
         widest = max(s.columns * layout.width for layout in network.layouts for s in layout.stages)
         widest = max(widest, max(layout.padded(layout.spec.input_size) * layout.itemsize for layout in network.layouts))
         self._zeros = pack.aligned((widest // network.layouts[0].itemsize,), spec.dtype)
@@ -61,19 +50,20 @@ class Buffers:
     # ------------------------------------------------------------ allocation
 
     def _allocate_fixed(self, buffers: LayerBuffers) -> None:
-        layout, dtype, batch = buffers.layout, self.network.spec.dtype, self.network.spec.batch_size
+        layout, dtype = buffers.layout, self.network.spec.dtype
         for name, a in layout.arrays.items():
             width = a.row_bytes // layout.itemsize
             if a.slots == "single":
-                buffers.fixed[name] = pack.aligned((1, batch, width), dtype)
+                buffers.fixed[name] = self._allocated(Extent(1, width, layout.own_slots))
             if layout.train:
-                buffers.fixed[f"d_{name}"] = pack.aligned((batch, width), dtype)
+                buffers.fixed[f"d_{name}"] = self._allocated(Extent(1, width, layout.own_slots))
         for s in layout.stages:
             if s.gate_slots == "tile":
                 shape = layout.rows.big, s.row_bytes // layout.itemsize
                 buffers.fixed[f"gates_{s.index}"] = pack.on_own_pages(layout.threads, shape, dtype)
             for name in s.stage.exposed if layout.train else ():
-                buffers.fixed[f"d_{name}"] = pack.aligned((batch, s.gate_bytes // layout.itemsize), dtype)
+                extent = Extent(1, s.gate_bytes // layout.itemsize, layout.own_slots)
+                buffers.fixed[f"d_{name}"] = self._allocated(extent)
             for name in s.stage.diagonals if layout.train else ():
                 buffers.fixed[f"d_{name}"] = pack.on_own_pages(layout.threads, (layout.padded(s.units),), dtype)
 
@@ -116,54 +106,61 @@ class Buffers:
         self._point_timed()
 
     def _allocate_timed(self, steps: int) -> None:
-        shapes: list[tuple[LayerBuffers, str, tuple[int, ...]]] = []
+        places: list[tuple[LayerBuffers, str, Extent]] = []
         for index, buffers in enumerate(self.layers):
-            shapes += [(buffers, name, shape) for name, shape in self._timed_shapes(index, steps).items()]
+            places += [(buffers, name, extent) for name, extent in self._timed(index, steps).items()]
             buffers.timed.clear()
-        saved = [place for place in shapes if self._is_saved(place[1])]
+        saved = [place for place in places if self._is_saved(place[1])]
         if self.network.spec.swap_memory:
             self._map(saved)
-        for buffers, name, shape in shapes:
+        for buffers, name, extent in places:
             if name not in buffers.timed:
-                buffers.timed[name] = pack.aligned(shape, self.network.spec.dtype)
+                buffers.timed[name] = self._allocated(extent)
 
-    def _timed_shapes(self, index: int, steps: int) -> dict[str, tuple[int, ...]]:
+    def _timed(self, index: int, steps: int) -> dict[str, Extent]:
         layout, spec = self.layers[index].layout, self.network.spec
-        batch, window = spec.batch_size, min(steps, self.network.schedule.window)
-        slots = {"time": steps, "window": window, "single": 1, "two": 1}
-        shapes: dict[str, tuple[int, ...]] = {
-            name: (slots[a.slots] + a.is_state, batch, a.row_bytes // layout.itemsize)
+        window, own = min(steps, self.network.schedule.window), layout.own_slots
+        count = {"time": steps, "window": window, "single": 1, "two": 1}
+        found = {
+            name: Extent(count[a.slots], a.row_bytes // layout.itemsize, own and not layout.is_seen(name), a.is_state)
             for name, a in layout.arrays.items()
             if a.slots != "single"
         }
-        shapes |= {
-            f"gates_{s.index}": (slots[s.gate_slots], batch, s.row_bytes // layout.itemsize)
+        found |= {
+            f"gates_{s.index}": Extent(count[s.gate_slots], s.row_bytes // layout.itemsize, own)
             for s in layout.stages
             if s.gate_slots != "tile"
         }
         if spec.train:
-            shapes["d_x"] = (window if index else steps, batch, layout.padded(layout.spec.input_size))
+            found["d_x"] = Extent(window if index else steps, layout.padded(layout.spec.input_size), own and index > 0)
         if index == 0 and not spec.time_major:
-            shapes["x"] = (steps, batch, layout.spec.input_size)
+            found["x"] = Extent(steps, layout.spec.input_size, own=False)
         if layout.top and spec.train:
-            shapes["d_out"] = (steps, batch, layout.padded(layout.spec.output_size))
-        return shapes
+            found["d_out"] = Extent(steps, layout.padded(layout.spec.output_size), own=False)
+        return found
 
     @staticmethod
     def _is_saved(name: str) -> bool:
         return name not in ("d_x", "x", "d_out")
 
-    def _map(self, places: Sequence[tuple[LayerBuffers, str, tuple[int, ...]]]) -> None:
+    def _map(self, places: Sequence[tuple[LayerBuffers, str, Extent]]) -> None:
         """Puts the saved activations into one unlinked file."""
-        dtype = np.dtype(self.network.spec.dtype)
+        dtype, layout = np.dtype(self.network.spec.dtype), self.layers[0].layout
         page = mmap.PAGESIZE  # each array begins on a page of its own, so that whole pages can be released
-        sizes = [-(-prod(shape) * dtype.itemsize // page) * page for _, _, shape in places]
+        counts = [prod(extent.memory(layout)) for _, _, extent in places]
+        sizes = [-(-count * dtype.itemsize // page) * page for count in counts]
         mapping = swap.backing(max(sum(sizes), page))
         start = 0
-        for (buffers, name, shape), size in zip(places, sizes, strict=True):
-            flat = np.frombuffer(mapping, dtype, prod(shape), start)
-            buffers.timed[name] = flat.reshape(shape)
+        for (buffers, name, extent), count, size in zip(places, counts, sizes, strict=True):
+            flat = np.frombuffer(mapping, dtype, count, start)
+            buffers.timed[name] = extent.slots_of(flat.reshape(extent.memory(layout)), layout)
             start += size
+
+    def _allocated(self, extent: Extent) -> Array:
+        layout, dtype = self.layers[0].layout, self.network.spec.dtype
+        shape = extent.memory(layout)
+        memory = pack.on_own_pages(shape[0], shape[1:], dtype) if extent.own else pack.aligned(shape, dtype)
+        return extent.slots_of(memory, layout)
 
     # ------------------------------------------------------------ frames
 
@@ -179,6 +176,18 @@ class Buffers:
         """Points a field of one layer at an array, which must outlive the runs that use it."""
         self._set(layer, name, array.ctypes.data)
 
+    def point_threads(self, layer: int, name: str, array: npt.NDArray[np.generic]) -> None:
+        """Points each thread's field at its own part of an array (threads, ...)."""
+        self._set(layer, name, array.ctypes.data + np.arange(len(array)) * array.strides[0])
+
+    def point_rows(self, layer: int, name: str, array: npt.NDArray[np.generic]) -> None:
+        """Points each thread's field at its first row in an array of rows, or in one of numbers (B,)."""
+        if array.ndim == 4:
+            self.point_threads(layer, name, array)
+        else:
+            row_bytes = array.strides[-2 if array.ndim == 3 else -1]
+            self._set(layer, name, array.ctypes.data + self._first_rows * row_bytes)
+
     def _partition(self) -> None:
         threads = self.network.spec.threads
         for layer, buffers in enumerate(self.layers):
@@ -186,6 +195,7 @@ class Buffers:
             self._set(layer, "thread", np.arange(threads))
             self._set(layer, "top", int(layout.top))
             self._set_shares(layer, ("row", "row_tiles_big", "row_tiles_small"), layout.rows.shares)
+            self._set(layer, "h_slot", layout.rows_of("h") * layout.arrays["h"].row_bytes)
             for s in layout.stages:
                 if layout.overlaps:
                     self._set_shares(layer, (f"own_at_{s.index}", f"own_{s.index}"), layout.own_units(s))
@@ -203,35 +213,40 @@ class Buffers:
 
     def _point_fixed(self) -> None:
         for layer, buffers in enumerate(self.layers):
-            self.point(layer, "lengths", self.lengths)
+            self.point_rows(layer, "lengths", self.lengths)
             self.point(layer, "arrivals", self.arrivals)
             self.point(layer, "zeros", self._zeros)
             self.point(layer, "ones", self._ones)
-            self._set(layer, "room", self._room.ctypes.data + np.arange(len(self._room)) * self._room.strides[0])
-            self._set(layer, "panel", self._panel.ctypes.data + np.arange(len(self._panel)) * self._panel.strides[0])
+            self.point_threads(layer, "room", self._room)
+            self.point_threads(layer, "panel", self._panel)
             per_thread = {f"d_{n}" for s in buffers.layout.stages for n in s.stage.diagonals}
             per_thread |= {f"gates_{s.index}" for s in buffers.layout.stages if s.gate_slots == "tile"}
-            for name in per_thread & buffers.fixed.keys():
-                each = buffers.fixed[name]
-                self._set(layer, name, each.ctypes.data + np.arange(len(each)) * each.strides[0])
             for s in buffers.layout.stages:
                 self.point(layer, f"bias_{s.index}", self._zeros)
             for name, array in buffers.fixed.items():
-                if name not in per_thread:
+                if name in per_thread:
+                    self.point_threads(layer, name, array)
+                elif array.ndim > 2:
+                    self.point_rows(layer, name, array)
+                else:
                     self.point(layer, name, array)
             if self._gradients is not None:
                 self.point(layer, "sums", self._gradients)
                 self._set(layer, "sums_bytes", self._gradients.strides[0])
 
     def _point_timed(self) -> None:
+        layout = self.layers[0].layout
+        if layout.own_slots:
+            self._places = slots.places(layout, self.steps)
         for layer, buffers in enumerate(self.layers):
             for name, array in buffers.timed.items():
-                self.point(layer, name, array)
+                self.point_rows(layer, name, array)
+            if layout.own_slots:
+                self.point_threads(layer, "places", self._places)
             if layer:
-                h = self.layers[layer - 1].timed["h"]
-                self._set(layer, "x", h.ctypes.data + h.strides[0])
+                self.point_rows(layer, "x", self.layers[layer - 1].timed["h"][..., 1:, :, :])
             if layer and "d_x" in buffers.timed:
-                self.point(layer - 1, "d_out", buffers.timed["d_x"])
+                self.point_rows(layer - 1, "d_out", buffers.timed["d_x"])
 
     # ------------------------------------------------------------ weights and state
 
@@ -270,7 +285,7 @@ class Buffers:
         """Slot 0 of every state array holds the initial state, one tuple per layer; None is zero."""
         for layer, buffers in enumerate(self.layers):
             for position, name in enumerate(buffers.layout.cell.state):
-                _fill(buffers[name][0], None if initial_state is None else initial_state[layer][position])
+                self._begin(buffers, name, None if initial_state is None else initial_state[layer][position])
 
     def begin_backward(self, d_state: Sequence[State] | None) -> None:
         """Gradients of temporaries are zero, those of the state are the final state's; None is zero.
@@ -289,7 +304,13 @@ class Buffers:
             for name in (*layout.cell.temporaries, *exposed):
                 buffers.fixed[f"d_{name}"][...] = 0
             for position, name in enumerate(layout.cell.state):
-                _fill(buffers.fixed[f"d_{name}"], None if d_state is None else d_state[layer][position])
+                self._begin(buffers, f"d_{name}", None if d_state is None else d_state[layer][position])
+
+    @staticmethod
+    def _begin(buffers: LayerBuffers, name: str, values: Array | None) -> None:
+        """Slot 0 of an array has the values, or zeros."""
+        for part, rows in buffers.parts(name):
+            _fill(part[0], None if values is None else values[rows])
 
     @property
     def weight_bytes(self) -> int:

@@ -35,7 +35,7 @@ def backward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, 
     """back_step, d_inputs and d_weights."""
     layout, inputs = _anywhere(layouts[index]), inputs_of(layouts, index)
     d_x_row = layout.padded(layout.spec.input_size) * layout.itemsize
-    d_weights = (weight_gradient.weight_gradient(layout, s, inputs.row_bytes) for s in layout.stages)
+    d_weights = (weight_gradient.weight_gradient(layout, s, inputs) for s in layout.stages)
     return {
         "back_step": _backward_step(replace(_of_any_input(layout), top=False)),
         "d_inputs": products.input_gradient(layout, d_x_row, by_time=index == 0),

@@ -21,8 +21,8 @@ from unrollbench.kernels.source import (
     function,
     gates,
     meet,
+    own_rows,
     packed_tiles,
-    share,
     tiles,
 )
 from unrollbench.kernels.tile import Ends, Product
@@ -32,8 +32,7 @@ from unrollbench.kernels.words import LINE_BYTES
 
 def step(layout: LayerLayout, inputs: Inputs) -> str:
     """`step(f, t, s)`: all stages of time step t, whose gate buffer lies in slot s of the window."""
-    row, rows, *_ = share(layout, layout.stages[0])
-    lines = [*begin(layout), f"end = {row} + {rows}"]
+    lines = [*begin(layout), f"end = {own_rows(layout)}"]
     if layout.reads_inputs:
         lines.append(f"x = {inputs.address(layout)}")
     if layout.projects_ahead:
@@ -112,7 +111,7 @@ def _following(
     if group.packed:
         lines.append(f"    {itself}")
     else:
-        lines.append(f"    next_row, next_block = first_row, block + turn * {group.blocks}")
+        lines.append(f"    next_row, next_block = 0, block + turn * {group.blocks}")
         for beyond in ("next_block < first_block", f"next_block >= first_block + groups * {group.blocks}"):
             lines += [f"    if {beyond}:", f"        {itself}"]
     at = f"next_row * {{}} + next_block * {layout.width}"

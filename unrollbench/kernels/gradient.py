@@ -34,13 +34,13 @@ def step(layout: LayerLayout) -> str:
     for s in reversed(layout.stages):
         known = addresses(layout, s)
         named, passed = assigned(s, {name: known[name] for name in gradients(layout, s).addresses})
-        lines += [*named, f"row, rows, block, blocks = {', '.join(share(layout, s))}"]
+        lines += [*named, f"rows, block, blocks = {', '.join(share(layout, s))}"]
         arguments = f"{', '.join(passed.values())})"
         if s.whole:
-            lines.append(f"gradients_{s.index}(t, lengths, row, rows, block, blocks, {arguments}")
+            lines.append(f"gradients_{s.index}(t, lengths, 0, rows, block, blocks, {arguments}")
         if s.packed:
             lines.append(f"if {field(layout, f'packed_{s.index}')}:")
-            lines.append(f"    gradients_{s.index}_packed(t, lengths, row, rows, {s.whole}, 1, {arguments}")
+            lines.append(f"    gradients_{s.index}_packed(t, lengths, 0, rows, {s.whole}, 1, {arguments}")
         lines += barrier(layout)
         lines += [*_product(layout, s), *([] if layout.keeps_units else barrier(layout))]
     return function("step", "f, t, s", lines)
@@ -79,8 +79,7 @@ def addresses(layout: LayerLayout, s: StageLayout) -> dict[str, str]:
         for n in (*s.stage.reads, *s.stage.writes, *s.stage.exposed, *s.stage.diagonals)
     }
     if _is_output(s):
-        slot_bytes = layout.batch * layout.arrays["h"].row_bytes
-        found["d_out"] = f"{field(layout, 'd_out')} + (t if top else s) * {slot_bytes}"
+        found["d_out"] = f"{field(layout, 'd_out')} + (t if top else s) * {field(layout, 'h_slot')}"
     return found
 
 

@@ -1,10 +1,11 @@
 """Where everything lies in memory: the arrays of each layer, their padding, slots and frame fields. Pure data.
 
 Arrays hold rows of one batch row each, padded to whole vectors (zero beyond the real units). A slot is one time step's
-B rows. An array has a slot per time step where something later reads it ("time"), a slot per step of the current window
-("window"), one slot that is overwritten in place ("single"), or two in turn ("two"). State arrays have one slot more:
-slot 0 is the state before the first step. A gate buffer that nothing reads after its own tile has no slot at all, but
-each thread has room for one tile ("tile").
+rows: those of the batch in what callers see, elsewhere those of one thread, if threads have rows of their own. An array
+has a slot per time step where something later reads it ("time"), a slot per step of the current window ("window"), one
+slot that is overwritten in place ("single"), or two in turn ("two"). State arrays have one slot more: slot 0 is the
+state before the first step. A gate buffer that nothing reads after its own tile has no slot at all, but each thread has
+room for one tile ("tile").
 
 A frame is a row of int64 per layer and thread that tells a kernel where things are; the generated code reads fields of
 it by position, so that a program is compiled once and pointed at any buffers.
@@ -196,6 +197,27 @@ class LayerLayout:
         return self.fused or self.projects_ahead
 
     @property
+    def own_slots(self) -> bool:
+        """Whether threads with rows of their own have slots of their own, so that no two of them write to one page.
+
+        A matrix unit adds up gradients of rows as they lie in the batch.
+        """
+        return self.split == "rows" and self.threads > 1 and not self.on_matrix_unit
+
+    @property
+    def slot_rows(self) -> int:
+        """Rows of a slot of what callers do not see: those of the thread that has most of them, if each has its own."""
+        return max(rows for _, rows in self.rows.items) if self.own_slots else self.batch
+
+    def is_seen(self, name: str) -> bool:
+        """Whether callers see an array: the outputs of the top layer."""
+        return name == "h" and self.top
+
+    def rows_of(self, name: str) -> int:
+        """Rows of a slot of an array."""
+        return self.batch if self.is_seen(name) else self.slot_rows
+
+    @property
     def overlaps(self) -> bool:
         """Whether a thread multiplies units of its own while it waits for those of other threads."""
         return self.split == "units" and not self.fused and not self.on_matrix_unit
@@ -332,16 +354,18 @@ class LayerLayout:
 
     @cached_property
     def fields(self) -> dict[str, int]:
-        """Frame field -> byte offset. Addresses unless said otherwise.
+        """Frame field -> byte offset. Addresses unless said otherwise; those of rows are of the thread's first one.
 
         limit: the longest length, in steps; top: whether this is the top layer; thread: this thread's number; t: the
         time step, if stepwise; window: steps of the window that ran last, 0 before the first; arrivals: how often each
-        thread has arrived at a barrier; x, d_x: the input's first row and its gradient's; d_out: the outputs' gradient;
-        sums, sums_bytes: the weight gradients of all layers that the first thread adds up, and from these to the next
+        thread has arrived at a barrier; x, d_x: the inputs and their gradient; d_out: the outputs' gradient; sums,
+        sums_bytes: the weight gradients of all layers that the first thread adds up, and from these to the next
         thread's; zeros, ones: constants; panel: scratch of the weight gradient; room: for rows that are cut into parts;
-        row...: this thread's first row and its tiles; block..., operand_block...: its first unit block and its groups;
-        packed: whether it has the block whose gates are packed; own_at..., own...: the first and the number of the
-        units of the operand that this thread wrote.
+        h_slot: bytes of a slot of h and of d_out; row: the number of this thread's first row in the batch; places: of
+        each row of the batch, how many rows past this thread's first it lies in an array with a slot per time step, if
+        threads have slots of their own; row_tiles...: this thread's tiles of rows; block..., operand_block...: its
+        first unit block and its groups; packed: whether it has the block whose gates are packed; own_at..., own...: the
+        first and the number of the units of the operand that this thread wrote.
         """
         names = [
             "limit",
@@ -361,7 +385,7 @@ class LayerLayout:
             "t",
             "window",
         ]
-        names += ["row", "row_tiles_big", "row_tiles_small"]
+        names += ["h_slot", "places", "row", "row_tiles_big", "row_tiles_small"]
         for name in self.arrays:
             names += [name, f"d_{name}"]
         for s in self.stages:
@@ -377,14 +401,22 @@ class LayerLayout:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where a layer finds its inputs: rows of `row_bytes`, in slots as `slots` says. Field "x" is the first step's."""
+    """Where a layer finds its inputs: rows of `row_bytes`, in slots as `slots` says. Field "x" is the first step's.
+
+    own: whether each thread has slots of its own of them.
+    """
 
     row_bytes: int
     slots: Slots
+    own: bool = False
+
+    def slot_rows(self, layout: LayerLayout) -> int:
+        """Rows of a slot."""
+        return layout.slot_rows if self.own else layout.batch
 
     def address(self, layout: LayerLayout) -> str:
         """An expression for the first row of step t, in the text of a step."""
-        step = self.row_bytes * layout.batch
+        step = self.row_bytes * self.slot_rows(layout)
         moved = {"two": f"- (t & 1) * {step}", "window": f"+ s * {step}"}.get(self.slots, f"+ t * {step}")
         return f"peek(f, {layout.fields['x']}) {moved}"
 
@@ -393,5 +425,5 @@ def inputs_of(layouts: tuple[LayerLayout, ...], index: int) -> Inputs:
     """A layer's inputs: the user's rows, or the padded outputs of the layer below."""
     if index == 0:
         return Inputs(layouts[0].spec.input_size * layouts[0].itemsize, "time")
-    below = layouts[index - 1].arrays["h"]
-    return Inputs(below.row_bytes, below.slots)
+    below = layouts[index - 1]
+    return Inputs(below.arrays["h"].row_bytes, below.arrays["h"].slots, below.own_slots)

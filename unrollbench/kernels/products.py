@@ -15,7 +15,7 @@ from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import AHEAD_STEPS, Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.multiply import multiply
-from unrollbench.kernels.source import field, function, share
+from unrollbench.kernels.source import field, function, own_rows
 from unrollbench.kernels.tile import ROW_TILE
 from unrollbench.kernels.words import Emit, copy_bytes, peek, put
 
@@ -37,13 +37,11 @@ def part_of(count: int | str, threads: int) -> str:
 def _part(layout: LayerLayout, columns: int, *, few_rows: bool = False) -> list[str]:
     """Lines that say which part of a product over n steps this thread takes.
 
-    That is `rows` rows, of each step `own` from `first` on but not `others`, and `count` columns from `column` on.
-    Threads that share rows split the columns where these come out even in groups of 4 or rows are few, and otherwise
-    the rows of all steps, in whole tiles.
+    That is `rows` rows from `first` on, of each step `own`, and `count` columns from `column` on. Threads that share
+    rows split the columns where these come out even in groups of 4 or rows are few, and otherwise the rows of all
+    steps, in whole tiles.
     """
-    first, own, *_ = share(layout, layout.stages[0])
-    lines = [f"first, own = {first}, {own}", f"rows, others = n * own, {layout.batch} - own"]
-    lines.append(f"column, count = 0, {columns}")
+    lines = [f"first, own = 0, {own_rows(layout)}", f"rows, column, count = n * own, 0, {columns}"]
     if layout.split == "rows":
         return lines
     threads, groups = layout.threads, -(-columns // 4)
@@ -52,6 +50,11 @@ def _part(layout: LayerLayout, columns: int, *, few_rows: bool = False) -> list[
         return lines + part_of_rows(threads)
     lines += [f"first_group, last_group = {part_of(groups, threads)}", "column = first_group * 4"]
     return [*lines, f"count = min({columns}, last_group * 4) - column"]
+
+
+def _gap(slot_rows: int, row_bytes: int) -> str:
+    """The bytes of a slot's rows that are not this thread's."""
+    return f"({slot_rows} - own) * {row_bytes}"
 
 
 def _weights(layout: LayerLayout, depth: int) -> str:
@@ -74,7 +77,7 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     The first stage's also carries h from one window to the next, where an array has only a window's slots: the state
     after the last window becomes slot 0.
     """
-    i, batch, width, h = s.index, layout.batch, layout.width, layout.arrays["h"]
+    i, width, h = s.index, layout.width, layout.arrays["h"]
     depth = layout.spec.input_size if s.stage.takes_input else 0
     x_slot, gates_slot = ("t" if slots == "time" else "slot" for slots in (inputs.slots, s.gate_slots))
     at = partial(field, layout)
@@ -83,12 +86,14 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
         lines += _carry(layout, h.row_bytes)
     if i == 0 and (h.slots == "window" or layout.projects_ahead):
         lines.append(f"put(f + {layout.fields['window']}, n)")
+    x_rows, rows = inputs.slot_rows(layout), layout.slot_rows
     products = [
-        f"x = {at('x')} + (({x_slot} + done) * {batch} + first) * {inputs.row_bytes}",
-        f"gates = {at(f'gates_{i}')} + (({gates_slot} + done) * {batch} + first) * {s.row_bytes} + column * {width}",
+        f"x = {at('x')} + (({x_slot} + done) * {x_rows} + first) * {inputs.row_bytes}",
+        f"gates = {at(f'gates_{i}')} + (({gates_slot} + done) * {rows} + first) * {s.row_bytes} + column * {width}",
         f"W_x, bias = {at(f'W_x_{i}')} + column * {layout.column_bytes(depth)}, {at(f'bias_{i}')} + column * {width}",
         f"multiply(rows, count, {depth}, x, W_x, {_weights(layout, depth)}, bias, 1, gates, {inputs.row_bytes}, "
-        f"{s.row_bytes}, own, others * {inputs.row_bytes}, others * {s.row_bytes}{room_argument(layout, depth)})",
+        f"{s.row_bytes}, own, {_gap(x_rows, inputs.row_bytes)}, {_gap(rows, s.row_bytes)}"
+        f"{room_argument(layout, depth)})",
     ]
     if layout.projects_ahead and depth:
         lines += ["done = 0", "while done < n:", f"    rows = min({AHEAD_STEPS}, n - done) * own"]
@@ -101,8 +106,8 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
 
 def _carry(layout: LayerLayout, row_bytes: int) -> list[str]:
     """Lines that copy this thread's part of the state after the last window to slot 0, of rows of so many bytes."""
-    state_bytes = layout.batch * row_bytes
-    begin, end = f"first * {row_bytes}", f"(first + own) * {row_bytes}"
+    state_bytes = layout.slot_rows * row_bytes
+    begin, end = "0", f"own * {row_bytes}"
     if layout.split == "units":
         thread = field(layout, "thread")
         begin, end = (f"{state_bytes} * ({thread} + {more}) // {layout.threads}" for more in (0, 1))
@@ -117,17 +122,18 @@ def _carry(layout: LayerLayout, row_bytes: int) -> list[str]:
 @cache
 def input_gradient(layout: LayerLayout, d_x_row: int, by_time: bool) -> Kernel:
     """`d_inputs(f, t, slot, n)`: d_x of n steps from t = sum over stages of d_pre . W_x^T."""
-    batch, itemsize, width, at = layout.batch, layout.itemsize, layout.width, partial(field, layout)
+    itemsize, width, at = layout.itemsize, layout.width, partial(field, layout)
+    slot, d_x_rows = ("t", layout.batch) if by_time else ("slot", layout.slot_rows)
     lines = _part(layout, d_x_row // width)
-    lines.append(f"out = {at('d_x')} + ({'t' if by_time else 'slot'} * {batch} + first) * {d_x_row} + column * {width}")
+    lines.append(f"out = {at('d_x')} + ({slot} * {d_x_rows} + first) * {d_x_row} + column * {width}")
     start = f"{at('zeros')}, 1"
     for s in (s for s in layout.stages if s.stage.takes_input):
         depth = s.row_bytes // itemsize
         lines += [
-            f"gates = {at(f'gates_{s.index}')} + (t * {batch} + first) * {s.row_bytes}",
+            f"gates = {at(f'gates_{s.index}')} + (t * {layout.slot_rows} + first) * {s.row_bytes}",
             f"multiply(rows, count, {depth}, gates, "
             f"{at(f'W_xT_{s.index}')} + column * {layout.column_bytes(depth)}, {_weights(layout, depth)}, {start}, "
-            f"out, {s.row_bytes}, {d_x_row}, own, others * {s.row_bytes}, others * {d_x_row}"
+            f"out, {s.row_bytes}, {d_x_row}, own, {_gap(layout.slot_rows, s.row_bytes)}, {_gap(d_x_rows, d_x_row)}"
             f"{room_argument(layout, depth)})",
         ]
         start = "out, 0"

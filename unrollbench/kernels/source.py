@@ -35,24 +35,28 @@ def field(layout: LayerLayout, name: str) -> str:
     return f"peek(f, {layout.fields[name]})"
 
 
-def slot(layout: LayerLayout, slots: str, row_bytes: int, after: bool = False) -> str:
+def slot(slots: str, slot_bytes: int | str, after: bool = False) -> str:
     """What to add to a buffer's address to get the slot of this step, or with `after` the one after it."""
     index = {"time": "t", "window": "s", "two": "t"}.get(slots)
     if index is None:
         return ""
     index = f"({index} + 1)" if after else index
-    return f" + {f'({index} & 1)' if slots == 'two' else index} * {layout.batch * row_bytes}"
+    return f" + {f'({index} & 1)' if slots == 'two' else index} * {slot_bytes}"
 
 
 def array(layout: LayerLayout, name: str, after: bool = False) -> str:
-    """The address of an array at this step: the state before it, or with `after` past it; temporaries have but one."""
+    """The address of an array at this step: the state before it, or with `after` past it; temporaries have but one.
+
+    A slot of h has other sizes in the top layer, which shares its kernels with those below, so the frame tells it.
+    """
     a = layout.arrays[name]
-    return field(layout, name) + slot(layout, a.slots, a.row_bytes, after and a.is_state)
+    slot_bytes = field(layout, "h_slot") if name == "h" else layout.slot_rows * a.row_bytes
+    return field(layout, name) + slot(a.slots, slot_bytes, after and a.is_state)
 
 
 def gates(layout: LayerLayout, s: StageLayout) -> str:
     """The address of a stage's gate buffer at this step."""
-    return field(layout, f"gates_{s.index}") + slot(layout, s.gate_slots, s.row_bytes)
+    return field(layout, f"gates_{s.index}") + slot(s.gate_slots, layout.slot_rows * s.row_bytes)
 
 
 def begin(layout: LayerLayout) -> list[str]:
@@ -78,13 +82,12 @@ def tiles(
 ) -> list[str]:
     """Loops over this thread's groups of unit blocks and, inside, its tiles of rows; body(rows, group) is one tile.
 
-    block and row are the tile's first unit block and row, first_row is this thread's first. Groups are walked to and
+    block and row are the tile's first unit block and row, of this thread's own. Groups are walked to and
     fro from one time step to the next (turn is 1 or -1): the weights that were read last are read first, while a cache
     that cannot hold all of them still has them. each_group: lines for each group; most: a variable that says how many
     groups to take, and is then less by those.
     """
-    lines = [f"first_block, first_row = {field(layout, f'{prefix}block_{index}')}, {field(layout, 'row')}"]
-    lines.append("turn = 1 - 2 * (t & 1)")
+    lines = [f"first_block = {field(layout, f'{prefix}block_{index}')}", "turn = 1 - 2 * (t & 1)"]
     for size, kind in groups.sizes:
         lines.append(f"groups = {field(layout, f'{prefix}groups_{kind}_{index}')}")
         lines.append("block = first_block if turn > 0 else first_block + (groups - 1) * " + str(size))
@@ -100,13 +103,13 @@ def packed_tiles(layout: LayerLayout, s: StageLayout, body: Callable[[int, Group
     """A loop over the tiles of rows of the block whose gates are packed, if there is one and this thread has it."""
     if not s.packed:
         return []
-    lines = [f"if {field(layout, f'packed_{s.index}')}:", f"    block, first_row = {s.whole}, {field(layout, 'row')}"]
+    lines = [f"if {field(layout, f'packed_{s.index}')}:", f"    block = {s.whole}"]
     return lines + _row_tiles(layout, Group(1, packed=True), body)
 
 
 def _row_tiles(layout: LayerLayout, group: Group, body: Callable[[int, Group], list[str]]) -> list[str]:
     """The body of a loop or condition: this thread's tiles of rows."""
-    lines = ["    row = first_row", *(["    tile = 0"] if layout.on_matrix_unit else [])]
+    lines = ["    row = 0", *(["    tile = 0"] if layout.on_matrix_unit else [])]
     for rows, row_kind in layout.rows.sizes:
         if layout.on_matrix_unit:
             lines.append(f"    configure({rows})")
@@ -124,7 +127,7 @@ def cut(layout: LayerLayout, rows: str, row_bytes: int, depth: int, offset: int 
     """
     if not layout.on_matrix_unit:
         return []
-    lines = [f"row, room = {field(layout, 'row')}, {field(layout, 'room')}", f"place = room + {offset}"]
+    lines = [f"row, room = 0, {field(layout, 'room')}", f"place = room + {offset}"]
     for size, kind in layout.rows.sizes:
         lines += [
             f"for _ in range({field(layout, f'row_tiles_{kind}')}):",
@@ -151,7 +154,7 @@ def following_weights(
         return []
     tiles = min(sum(share[1:]) for share in layout.rows.shares)
     parts = 1 << (max(1, tiles // columns).bit_length() - 1)
-    index = f"(row - first_row) // {rows}"
+    index = f"row // {rows}"
     start = f"{weights} + (block + turn * {group.blocks}) * {columns // group.blocks * column_bytes}"
     return [
         f"{start} + {index} * {column_bytes // parts}",
@@ -160,10 +163,14 @@ def following_weights(
 
 
 def share(layout: LayerLayout, s: StageLayout) -> list[str]:
-    """Expressions for all of this thread's part of a stage: first row, rows, first unit block, whole unit blocks."""
-    rows = _sum(layout, layout.rows, "row_tiles_{}")
+    """Expressions for all of this thread's part of a stage: rows, first unit block, whole unit blocks."""
     blocks = _sum(layout, s.groups, f"groups_{{}}_{s.index}")
-    return [field(layout, "row"), rows, field(layout, f"block_{s.index}"), blocks]
+    return [own_rows(layout), field(layout, f"block_{s.index}"), blocks]
+
+
+def own_rows(layout: LayerLayout) -> str:
+    """An expression for how many rows this thread has."""
+    return _sum(layout, layout.rows, "row_tiles_{}")
 
 
 def _sum(layout: LayerLayout, groups: Partition, name: str) -> str:

@@ -13,10 +13,10 @@ from functools import cache, partial
 
 from unrollbench.kernels import parts
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.layout import LayerLayout, StageLayout
+from unrollbench.kernels.layout import Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.products import part_of, product_kernel, room_argument
-from unrollbench.kernels.source import field, function, share
+from unrollbench.kernels.source import array, field, function, gates, own_rows
 from unrollbench.kernels.tile import add_vector, copy_vectors
 from unrollbench.kernels.transpose import transpose
 from unrollbench.kernels.words import LINE_BYTES, peek, room
@@ -58,13 +58,13 @@ def _groups(s: StageLayout) -> int:
 
 
 @cache
-def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
+def weight_gradient(layout: LayerLayout, s: StageLayout, x_at: Inputs) -> Kernel:
     """`d_weights(f, t, slot, n)`: adds [x, operand, 1]^T . d_pre of n steps from t to the gradients of kernel and bias.
 
     They are one array, so that is one product. Each thread that adds up its own rows has such an array. The steps that
     end at the longest length come first: their sums replace what was there.
     """
-    i, batch, itemsize = s.index, layout.batch, layout.itemsize
+    itemsize, x_row, x_slot = layout.itemsize, x_at.row_bytes, x_at.slot_rows(layout) * x_at.row_bytes
     operand_row, depth_bytes = layout.arrays[s.stage.operand].row_bytes, _packed_row_bytes(layout)
     inputs = layout.spec.input_size if s.stage.takes_input else 0
     kernel_rows, at = layout.kernel_rows(s), partial(field, layout)
@@ -72,23 +72,22 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_row: int) -> Kernel:
     lines = [
         f"thread, latest = {at('thread')}, t + n == {at('limit')}",
         f"panels, packed = {at('panel')}, {at('panel')} + {panel_bytes(layout, s) - _packed_bytes(layout, s)}",
-        f"gates = {at(f'gates_{i}')} + t * {batch * s.row_bytes}",
-        f"x, operand = {at('x')} + t * {batch * x_row}, {at(s.stage.operand)} + t * {batch * operand_row}",
+        f"gates, x, operand = {gates(layout, s)}, {at('x')} + t * {x_slot}, {array(layout, s.stage.operand)}",
         f"copy_bytes(packed + {kernel_rows * depth_bytes}, {at('ones')}, {PANEL_ROWS * itemsize})",
         *_share(layout, s, rows),
         f"of_x, past_x = min(first_row, {inputs}), min(last_row, {inputs})",
         f"of_operand, past_operand = first_row - of_x, min(last_row, {kernel_rows}) - past_x",
-        "numbers = numbered()",
+        *_lists(layout, s, x_at),
         f"for first in range(0, n * own, {PANEL_ROWS}):",
         f"    depth, replaces = min({PANEL_ROWS}, n * own - first), latest and first == 0",
         *_numbered(layout),
-        f"    transpose(depth, past_x - of_x, x + of_x * {itemsize}, {x_row}, numbers, "
+        f"    transpose(depth, past_x - of_x, x + of_x * {itemsize}, {x_row}, of_x_rows, "
         f"packed + of_x * {depth_bytes}, {depth_bytes})",
-        f"    transpose(depth, past_operand - of_operand, operand + of_operand * {itemsize}, {operand_row}, numbers, "
-        f"packed + ({inputs} + of_operand) * {depth_bytes}, {depth_bytes})",
+        f"    transpose(depth, past_operand - of_operand, operand + of_operand * {itemsize}, {operand_row}, "
+        f"of_operand_rows, packed + ({inputs} + of_operand) * {depth_bytes}, {depth_bytes})",
     ]
     transposer = transpose(layout.dtype)
-    called, uses = {"transpose": transposer.call, "numbered": room(PANEL_ROWS + layout.lanes)}, [transposer]
+    called, uses = {"transpose": transposer.call, "numbered": room(2 * _listed(layout))}, [transposer]
     if layout.on_matrix_unit:
         lines += _on_matrix_unit(layout, s, rows)
         called, uses = called | {"split_columns": parts.split_columns().call}, [*uses, parts.split_columns()]
@@ -102,7 +101,7 @@ def _share(layout: LayerLayout, s: StageLayout, rows: int) -> list[str]:
     """Lines that say what a thread adds up, and return where that is nothing.
 
     first_row, last_row: of the gradient; first_group, last_group: of its columns, on a matrix unit; own_at, own: the
-    first of its batch rows, and how many; sums: where the gradient of all rows begins, or of its own.
+    first of the batch rows that it adds up, and how many; sums: where the gradient of all rows begins, or of its own.
     """
     at, part = partial(field, layout), part_of(rows, layout.threads)
     lines = [f"own_at, own, sums = 0, {layout.batch}, {at(f'd_kernel_{s.index}')}"]
@@ -112,10 +111,9 @@ def _share(layout: LayerLayout, s: StageLayout, rows: int) -> list[str]:
         return [*lines, "if first_group == last_group:", "    return"]
     lines.append(f"first_row, last_row = {part}")
     if layout.sums_apart:
-        first, count, *_ = share(layout, s)
         lines += [
             f"if {apart(layout, at('limit'))}:",
-            f"    own_at, own, first_row, last_row = {first}, {count}, 0, {rows}",
+            f"    own_at, own, first_row, last_row = {at('row')}, {own_rows(layout)}, 0, {rows}",
             f"    sums += thread * {at('sums_bytes')}",
         ]
     return [*lines, "if first_row == last_row:", "    return"]
@@ -126,16 +124,40 @@ def apart(layout: LayerLayout, limit: str) -> str:
     return f"{limit} * {layout.batch} >= {ROWS_APART * layout.threads}"
 
 
+def _listed(layout: LayerLayout) -> int:
+    """Rows that a list has room for: those that are added up at once, and those to ask for."""
+    return PANEL_ROWS + layout.lanes
+
+
+def _lists(layout: LayerLayout, s: StageLayout, x_at: Inputs) -> list[str]:
+    """Lines that name two lists of rows, and which of them x and the operand have.
+
+    Rows are counted from this thread's first one on: `numbers` in what callers see, `own_numbers` in the rest, which is
+    the same where threads have no slots of their own.
+    """
+    lines = [f"numbers, mine = numbered(), {field(layout, 'row')}"]
+    if not layout.own_slots:
+        return [*lines, "own_numbers, of_x_rows, of_operand_rows = numbers, numbers, numbers"]
+    lines += [
+        f"own_numbers, places = numbers + {8 * _listed(layout)}, {field(layout, 'places')}",
+        f"of_x_rows, of_operand_rows = {'own_numbers' if x_at.own else 'numbers'}, own_numbers",
+    ]
+    if s.stage.operand == "h":
+        lines += [f"if {field(layout, 'top')}:", "    of_operand_rows = numbers"]
+    return lines
+
+
 def _numbered(layout: LayerLayout) -> list[str]:
-    """Lines that number `depth` of the thread's rows from the `first` on, and those to ask for, over all time steps."""
+    """Lines that list `depth` of the rows from the `first` on, and those to ask for, over all time steps."""
+    own = f"        put(own_numbers + at, step * {layout.slot_rows} + peek(places, 8 * row))"
     return [
-        "    in_step, place = first % own, numbers",
-        f"    number = first // own * {layout.batch} + own_at + in_step",
-        f"    for _ in range(depth + {layout.lanes}):",
-        "        put(place, number)",
-        "        place, number, in_step = place + 8, number + 1, in_step + 1",
-        "        if in_step == own:",
-        f"            number, in_step = number + {layout.batch} - own, 0",
+        "    step, row = first // own, own_at + first % own",
+        f"    for at in range(0, 8 * (depth + {layout.lanes}), 8):",
+        f"        put(numbers + at, step * {layout.batch} + row - mine)",
+        *([own] if layout.own_slots else []),
+        "        row += 1",
+        "        if row == own_at + own:",
+        "            step, row = step + 1, own_at",
     ]
 
 
@@ -163,7 +185,7 @@ def _on_vector_unit(layout: LayerLayout, s: StageLayout) -> list[str]:
         f"    for group in range(0, {_groups(s)}, {PANELS}):",
         f"        end = min({_groups(s)}, group + {PANELS})",
         "        for r in range(depth):",
-        f"            row, panel = gates + peek(numbers, 8 * r) * {s.row_bytes}, panels + r * {panel_row}",
+        f"            row, panel = gates + peek(own_numbers, 8 * r) * {s.row_bytes}, panels + r * {panel_row}",
         "            for one in range(group, end):",
         f"                if one * 4 + 4 <= {s.columns}:",
         f"                    copy_4(panel, row + one * {panel_row})",
@@ -187,8 +209,8 @@ def _on_matrix_unit(layout: LayerLayout, s: StageLayout, rows: int) -> list[str]
     return [
         f"    column, out = first_group * 4, sums + first_group * {4 * width}",
         f"    count = min({s.columns}, last_group * 4) - column",
-        f"    split_columns(depth, count, gates + first * {s.row_bytes} + column * {width}, {s.row_bytes}, "
-        f"{at('zeros')}, panels)",
+        f"    split_columns(depth, count, gates + (first - {at('row')}) * {s.row_bytes} + column * {width}, "
+        f"{s.row_bytes}, {at('zeros')}, panels)",
         f"    multiply({rows}, count, depth, packed, panels, (depth + {parts.CHUNK - 1}) // {parts.CHUNK} * "
         f"{parts.column_bytes(1)}, {at('zeros')} if replaces else out, replaces, out, {depth_bytes}, "
         f"{s.row_bytes}, {rows}, 0, 0{room_argument(layout, PANEL_ROWS)})",
