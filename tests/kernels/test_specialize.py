@@ -98,6 +98,10 @@ def test_a_body_longer_than_a_window_is_a_straight_line_of_windows(L: int, unrol
         assert steps(remainder, prefix) == L
 
 
+BEGINS = ("begin", "begin_backward")
+"""What a pass calls of every layer before all else."""
+
+
 def walked(planned: Schedule, steps: int) -> dict[str, list[tuple[str, int, int]]]:
     """What a pass of `steps` steps calls, by running its text on functions that only take notes: (name, layer, t)."""
     shape = specialize.Shape(layouts(stack(layers=planned.num_layers), planned), 1024, False)
@@ -111,6 +115,7 @@ def walked(planned: Schedule, steps: int) -> dict[str, list[tuple[str, int, int]
 
         kinds = ("project", "step", "back_step", "d_inputs", "d_weights")
         kernels = {f"{kind}_{layer}": note(f"{kind}_{layer}") for kind in kinds for layer in range(planned.num_layers)}
+        kernels |= {f"{kind}_{layer}": lambda f: None for kind in BEGINS for layer in range(planned.num_layers)}
         source.define(text, name, kernels | {"peek": lambda f, offset: steps})(0)
         found[name] = notes
     return found
@@ -147,7 +152,7 @@ def weighted(
     L = planned.num_layers
     shape = specialize.Shape(layouts(stack(layers=L, batch=batch, threads=threads), planned), 1024, swaps)
     parts: list[list[tuple[int, int]]] = [[] for _ in range(L)]
-    kinds = ("back_step", "d_inputs", "release")
+    kinds = ("begin_backward", "back_step", "d_inputs", "release")
     kernels: dict[str, Any] = {f"{kind}_{layer}": lambda *_: None for kind in kinds for layer in range(L)}
     for layer, own in enumerate(parts):
         kernels[f"d_weights_{layer}"] = lambda f, start, slot, count, own=own: own.append((start, start + count))
@@ -202,7 +207,7 @@ def test_short_bodies_walk_the_grid_in_the_schedules_order(L: int, T: int, windo
 @given(st.integers(1, 3))
 def test_stepwise_text_is_one_step_of_every_layer(L: int) -> None:
     found = texts(schedule("stepwise", num_layers=L, max_time=9))
-    assert set(found) == {"step", "back_step", "d_weights"}
+    assert set(found) == {"begin", "step", "begin_backward", "back_step", "d_weights"}
     assert all(loops(tree) == [] for tree in found.values())
     assert steps(found["step"]) == steps(found["back_step"], "back_step_") == L
     assert calls(found["d_weights"])["d_weights_0"] == 1
@@ -210,11 +215,29 @@ def test_stepwise_text_is_one_step_of_every_layer(L: int) -> None:
 
 def test_threads_with_rows_of_their_own_wait_only_before_the_sum_of_their_gradients_in_a_stepwise_program() -> None:
     found = texts(schedule("stepwise", num_layers=3, max_time=9), threads=2, batch=16)
-    assert {name: calls(tree)["barrier"] for name, tree in found.items()} == {"step": 0, "back_step": 0, "d_weights": 1}
+    assert {name: calls(tree)["barrier"] for name, tree in found.items() if name != "d_weights"} == dict.fromkeys(
+        ("begin", "step", "begin_backward", "back_step"), 0
+    )
+    assert calls(found["d_weights"])["barrier"] == 1
     *_, condition, wait, last = map(str.strip, ast.unparse(found["d_weights"]).splitlines())
     assert condition == "if apart:"
     assert wait.startswith("barrier(")
     assert last == "sum_gradients(f)"
+
+
+@pytest.mark.parametrize("execution", ["static", "dynamic", "stepwise"])
+@pytest.mark.parametrize("units", [6, 100])
+def test_a_pass_begins_with_the_state_of_every_layer_and_waits_for_it_where_threads_share_rows(
+    execution: str, units: int
+) -> None:
+    planned = schedule(execution, num_layers=2, max_time=4, parallel_iterations=1)
+    found = texts(planned, threads=2, units=units)
+    for name, begin in zip(("forward", "backward"), BEGINS, strict=True):
+        tree = found[begin if execution == "stepwise" else name]
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+        first, second, *rest = (node.func.id for node in nodes if node.func.id != "peek")  # type: ignore[attr-defined]
+        assert (first, second) == (f"{begin}_0", f"{begin}_1")
+        assert rest == [] if execution == "stepwise" else (rest[0] == "barrier") == (units == 100)
 
 
 @pytest.mark.parametrize("execution", ["static", "dynamic", "stepwise"])

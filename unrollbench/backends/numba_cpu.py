@@ -61,7 +61,8 @@ class NetworkProgram:
     ) -> None:
         """Points the program at inputs and state, which it never writes and which must live as long as it runs.
 
-        Raises ValueError where T is not what a static program was built for, or a length is not in 0..T.
+        Raises ValueError where T is not what a static program was built for, a length is not in 0..T, or a state has
+        another shape than (B, size).
         """
         time_major, buffers = self.network.spec.time_major, self._buffers
         steps, built_for = inputs.shape[0 if time_major else 1], self.network.schedule.max_time
@@ -71,8 +72,9 @@ class NetworkProgram:
             raise ValueError(
                 f"lengths: {lengths.min()} to {lengths.max()}, expected 0 to {steps}, the time steps of inputs"
             )
+        buffers.point_state("", initial_state)
         buffers.resize(steps)
-        self._inputs, self._initial_state = inputs, initial_state
+        self._inputs = inputs
         if time_major:
             buffers.point_rows(0, "x", inputs)
         buffers.lengths[:] = steps if lengths is None else lengths
@@ -82,8 +84,9 @@ class NetworkProgram:
 
     def set_cotangents(self, d_outputs: Array | None, d_state: Sequence[State] | None) -> None:
         """Sets the gradients that the backward pass starts from, by reference; None is zero."""
+        self._buffers.point_state("d_", d_state)
         own = self._buffers.layers[-1]["d_out"]
-        self._d_outputs, self._d_state = d_outputs, d_state
+        self._d_outputs = d_outputs
         self._copies_d_outputs = not self.network.spec.time_major or d_outputs is None or own.shape != d_outputs.shape
         target = own if self._copies_d_outputs or d_outputs is None else d_outputs
         self._buffers.point_rows(len(self._buffers.layers) - 1, "d_out", target)
@@ -94,11 +97,9 @@ class NetworkProgram:
         """Computes outputs and final state from the inputs set last; batch-major ones are transposed here."""
         self._spent = False
         buffers, top = self._buffers, self._buffers.layers[-1]
-        buffers.begin(self._initial_state)
-        buffers.set_all("window", 0)
         if not self.network.spec.time_major:
             buffers.layers[0]["x"][...] = self._inputs.transpose(1, 0, 2)
-        self._run("forward", "step", range(self._limit))
+        self._run("forward", ("begin", "step"), range(self._limit))
         top["h"][self._limit + 1 :] = 0
         self._outputs = top["h"][1:, :, : top.layout.spec.output_size]
         if not self.network.spec.time_major:
@@ -108,10 +109,11 @@ class NetworkProgram:
         """Computes all gradients of the last forward run, once: it overwrites the saved activations."""
         self._spent = True
         buffers, bottom, top = self._buffers, self._buffers.layers[0], self._buffers.layers[-1]
-        buffers.begin_backward(self._d_state)
+        if not self._limit:
+            buffers.clear_gradients()
         if self._copies_d_outputs:
             self._copy_d_outputs(top["d_out"][:, :, : top.layout.spec.output_size])
-        self._run("backward", "back_step", range(self._limit - 1, -1, -1))
+        self._run("backward", ("begin_backward", "back_step"), range(self._limit - 1, -1, -1))
         if "d_weights" in self.network.entries:
             self._team.run(self.network.entries["d_weights"].address, buffers.frames)
         bottom["d_x"][self._limit :] = 0
@@ -125,14 +127,15 @@ class NetworkProgram:
         else:
             target[...] = self._d_outputs if self.network.spec.time_major else self._d_outputs.transpose(1, 0, 2)
 
-    def _run(self, whole: str, single: str, steps: range) -> None:
-        """Runs a whole pass at once, or step by step from here if the program is stepwise."""
+    def _run(self, whole: str, single: tuple[str, str], steps: range) -> None:
+        """Runs a whole pass at once, or its beginning and then step by step from here if the program is stepwise."""
         entries, frames = self.network.entries, self._buffers.frames
         if whole in entries:
             self._team.run(entries[whole].address, frames, brief=self._brief)
             return
-        address, field = entries[single].address, self.network.layouts[0].fields["t"] // 8
+        (begin, address), field = (entries[name].address for name in single), self.network.layouts[0].fields["t"] // 8
         with self._team.gathered():
+            self._team.run(begin, frames)
             for t in steps:
                 frames[:, 0, field] = t
                 self._team.run(address, frames)

@@ -31,6 +31,7 @@ class Buffers:
         self.lengths = np.zeros(spec.batch_size, np.int64)
         self.arrivals = pack.aligned((spec.threads, ARRIVAL_BYTES // 8), "int64")
         self.steps = 0
+        self._given: dict[str, list[Array | None]] = {}
         self._first_rows = np.array([first for first, _ in network.layouts[0].rows.items])
         widest = max(s.columns * layout.width for layout in network.layouts for s in layout.stages)
         widest = max(widest, max(layout.padded(layout.spec.input_size) * layout.itemsize for layout in network.layouts))
@@ -185,7 +186,7 @@ class Buffers:
         if array.ndim == 4:
             self.point_threads(layer, name, array)
         else:
-            row_bytes = array.strides[-2 if array.ndim == 3 else -1]
+            row_bytes = array.strides[max(0, array.ndim - 2)]
             self._set(layer, name, array.ctypes.data + self._first_rows * row_bytes)
 
     def _partition(self) -> None:
@@ -281,36 +282,32 @@ class Buffers:
 
     # ------------------------------------------------------------ what surrounds a run
 
-    def begin(self, initial_state: Sequence[State] | None) -> None:
-        """Slot 0 of every state array holds the initial state, one tuple per layer; None is zero."""
+    def point_state(self, prefix: str, states: Sequence[State] | None) -> None:
+        """What a pass begins with: "" the initial state, "d_" the final state's gradient, one tuple per layer.
+
+        It is read by every run, unless it has another dtype or order and so is copied now; None is zeros. Raises
+        ValueError for an array of another shape, and then changes nothing.
+        """
+        spec, given = self.network.spec, []
         for layer, buffers in enumerate(self.layers):
             for position, name in enumerate(buffers.layout.cell.state):
-                self._begin(buffers, name, None if initial_state is None else initial_state[layer][position])
+                values = None if states is None else np.ascontiguousarray(states[layer][position], spec.dtype)
+                wanted = spec.batch_size, buffers.layout.size(name)
+                if values is not None and values.shape != wanted:
+                    what = "gradient of the final state" if prefix else "initial state"
+                    raise ValueError(f"{what}, layer {layer}, {name}: shape {values.shape}, expected {wanted}")
+                given.append((layer, f"given_{prefix}{name}", values))
+        self._given[prefix] = [values for _, _, values in given]
+        for layer, field_name, values in given:
+            if values is None:
+                self._set(layer, field_name, 0)
+            else:
+                self.point_rows(layer, field_name, values)
 
-    def begin_backward(self, d_state: Sequence[State] | None) -> None:
-        """Gradients of temporaries are zero, those of the state are the final state's; None is zero.
-
-        Those of weights are zero where nothing will replace them: diagonals, which are added up row by row, and all of
-        them where there is no step.
-        """
+    def clear_gradients(self) -> None:
+        """Gradients of weights are zero, as where there is no step, which would replace them."""
         assert self._gradients is not None, "only training programs have a backward pass"
-        if not self.lengths.any():
-            self._gradients[...] = 0
-        for layer, buffers in enumerate(self.layers):
-            layout = buffers.layout
-            for name in (name for s in layout.stages for name in s.stage.diagonals):
-                buffers.fixed[f"d_{name}"][...] = 0
-            exposed = [name for s in layout.stages for name in s.stage.exposed]
-            for name in (*layout.cell.temporaries, *exposed):
-                buffers.fixed[f"d_{name}"][...] = 0
-            for position, name in enumerate(layout.cell.state):
-                self._begin(buffers, f"d_{name}", None if d_state is None else d_state[layer][position])
-
-    @staticmethod
-    def _begin(buffers: LayerBuffers, name: str, values: Array | None) -> None:
-        """Slot 0 of an array has the values, or zeros."""
-        for part, rows in buffers.parts(name):
-            _fill(part[0], None if values is None else values[rows])
+        self._gradients[...] = 0
 
     @property
     def weight_bytes(self) -> int:
@@ -348,11 +345,3 @@ def room_bytes(layout: LayerLayout) -> int:
 def order(layout: LayerLayout, s: StageLayout) -> pack.Order:
     """The order of a row of a stage's gate buffer, and of the gradients of its weights."""
     return pack.by_gate(s.units, len(s.stage.gates), layout.lanes, s.packed)
-
-
-def _fill(padded: Array, values: Array | None) -> None:
-    """Rows of `padded` are the values and zeros beyond them, whatever an earlier run left there."""
-    size = 0 if values is None else values.shape[1]
-    padded[:, size:] = 0
-    if values is not None:
-        padded[:, :size] = values

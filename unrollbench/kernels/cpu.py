@@ -11,7 +11,19 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from unrollbench.kernels import amx, forward, gradient, matrix, parts, products, source, threads, tile, weight_gradient
+from unrollbench.kernels import (
+    amx,
+    forward,
+    gradient,
+    matrix,
+    parts,
+    products,
+    source,
+    state,
+    threads,
+    tile,
+    weight_gradient,
+)
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import AHEAD_STEPS, Group, Inputs, LayerLayout, inputs_of
 from unrollbench.kernels.lowering import kernel
@@ -20,23 +32,25 @@ from unrollbench.kernels.words import ask, peek
 
 
 def forward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Kernel]:
-    """project, unless the step does that, and step."""
+    """begin, project, unless the step does that, and step."""
     layout, inputs = _anywhere(layouts[index]), inputs_of(layouts, index)
     if layout.reads_inputs:
         found = {"step": _forward_step(layout, inputs)}
     else:
         found = {"step": _forward_step(_of_any_input(layout), Inputs(0, "time"))}
+    found["begin"] = state.begin(_of_any_input(layout))
     if not layout.fused:
         found["project"] = _together(tuple(products.project(layout, s, inputs) for s in layout.stages))
     return found
 
 
 def backward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Kernel]:
-    """back_step, d_inputs and d_weights."""
+    """begin_backward, back_step, d_inputs and d_weights."""
     layout, inputs = _anywhere(layouts[index]), inputs_of(layouts, index)
     d_x_row = layout.padded(layout.spec.input_size) * layout.itemsize
     d_weights = (weight_gradient.weight_gradient(layout, s, inputs) for s in layout.stages)
     return {
+        "begin_backward": state.begin_backward(_of_any_input(layout)),
         "back_step": _backward_step(replace(_of_any_input(layout), top=False)),
         "d_inputs": products.input_gradient(layout, d_x_row, by_time=index == 0),
         "d_weights": _together(tuple(d_weights)),

@@ -361,6 +361,7 @@ class LayerLayout:
         thread has arrived at a barrier; x, d_x: the inputs and their gradient; d_out: the outputs' gradient; sums,
         sums_bytes: the weight gradients of all layers that the first thread adds up, and from these to the next
         thread's; zeros, ones: constants; panel: scratch of the weight gradient; room: for rows that are cut into parts;
+        given_...: the initial state, or the final state's gradient, in rows as callers have them, or 0 if it is zero;
         h_slot: bytes of a slot of h and of d_out; row: the number of this thread's first row in the batch; places: of
         each row of the batch, how many rows past this thread's first it lies in an array with a slot per time step, if
         threads have slots of their own; row_tiles...: this thread's tiles of rows; block..., operand_block...: its
@@ -388,6 +389,8 @@ class LayerLayout:
         names += ["h_slot", "places", "row", "row_tiles_big", "row_tiles_small"]
         for name in self.arrays:
             names += [name, f"d_{name}"]
+        for name in self.cell.state:
+            names += [f"given_{name}", f"given_d_{name}"]
         for s in self.stages:
             i = s.index
             names += [f"gates_{i}", f"W_x_{i}", f"W_h_{i}", f"bias_{i}", f"W_xT_{i}", f"W_hT_{i}"]

@@ -57,28 +57,33 @@ class Shape:
 
 
 def forward(schedule: Schedule, shape: Shape) -> dict[str, str]:
-    """Entry point name -> text of the forward program: "forward", or "step" if stepwise."""
+    """Entry point name -> text of the forward program: "forward", or "begin" and "step" if stepwise."""
+    begin = [f"begin_{layer}({shape.frame(layer)})" for layer in shape.layers]
     if schedule.execution == "stepwise":
         lines = [f"t = {field(shape.layouts[0], 't')}"]
         for layer in shape.layers:
             lines += [*_project(shape, layer, "t", "1"), f"step_{layer}({shape.frame(layer)}, t, 0)"]
-        return {"step": function("step", "f", lines)}
+        return {"begin": function("begin", "f", begin), "step": function("step", "f", lines)}
     walk = _static_forward if schedule.execution == "static" else _dynamic_forward
-    return {"forward": function("forward", "f", [_limit(shape), *walk(schedule, shape)])}
+    return {"forward": function("forward", "f", [_limit(shape), *begin, *shape.barrier, *walk(schedule, shape)])}
 
 
 def backward(schedule: Schedule, shape: Shape) -> dict[str, str]:
-    """Entry point name -> text of the backward program: "backward", or "back_step" and "d_weights" if stepwise."""
+    """Entry point name -> text of the backward program: "backward", or if stepwise "begin_backward", "back_step" and
+    "d_weights"."""
+    begin = [f"begin_backward_{layer}({shape.frame(layer)})" for layer in shape.layers]
     if schedule.execution == "stepwise":
         lines = [f"t = {field(shape.layouts[0], 't')}"]
         for layer in reversed(shape.layers):
             lines += [*shape.barrier, f"back_step_{layer}({shape.frame(layer)}, t, 0)", *shape.barrier]
             lines.append(_d_inputs(shape, layer, "t", "1"))
         weights = [_d_weights(shape, layer, "0", "limit") for layer in shape.layers]
-        weights = [*_begin_backward(shape), *weights, *shape.sum]
-        return {"back_step": function("back_step", "f", lines), "d_weights": function("d_weights", "f", weights)}
+        weights = [*_limits(shape), *weights, *shape.sum]
+        found = {"begin_backward": begin, "back_step": lines, "d_weights": weights}
+        return {name: function(name, "f", each) for name, each in found.items()}
     walk = _static_backward if schedule.execution == "static" else _dynamic_backward
-    return {"backward": function("backward", "f", [*_begin_backward(shape), *walk(schedule, shape), *shape.sum])}
+    lines = [*_limits(shape), *begin, *walk(schedule, shape), *shape.sum]
+    return {"backward": function("backward", "f", lines)}
 
 
 def _limit(shape: Shape) -> str:
@@ -86,7 +91,7 @@ def _limit(shape: Shape) -> str:
     return f"limit = {field(shape.layouts[0], 'limit')}"
 
 
-def _begin_backward(shape: Shape) -> list[str]:
+def _limits(shape: Shape) -> list[str]:
     """The same, and whether threads add up the weight gradients of their own rows, where they may."""
     layout = shape.layouts[0]
     return [_limit(shape), *([f"apart = {apart(layout, 'limit')}"] if layout.sums_apart else [])]

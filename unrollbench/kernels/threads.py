@@ -199,6 +199,8 @@ class Team:
         self._control[OWN_CPU // 8] = NO_CPU
         self._members: list[threading.Thread] = []
         self._own_cpu: int | None = None
+        self._frames: npt.NDArray[np.int64] | None = None
+        self._frames_at = 0
         if size > 1:
             compile_all()
             self._launch = _callable(compiled("launch"))
@@ -247,11 +249,13 @@ class Team:
         """
         if not self.close.alive:
             raise RuntimeError("this program was closed, or its process was forked: its threads are not here")
+        if frames is not self._frames:  # to ask an array for its address takes as long as a brief run
+            self._frames, self._frames_at = frames, frames.ctypes.data
         if self.size == 1:
-            _c_function(1)(function)(frames.ctypes.data)
+            _c_function(1)(function)(self._frames_at)
         else:
             control, others = self._launched
-            self._launch(control, function, frames.ctypes.data, frames.strides[0], others, int(brief))
+            self._launch(control, function, self._frames_at, frames.strides[0], others, int(brief))
 
 
 _teams: weakref.WeakSet[Team] = weakref.WeakSet()

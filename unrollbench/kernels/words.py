@@ -56,6 +56,11 @@ def copy_bytes(builder, destination, origin, count):
     cgutils.raw_memcpy(builder, pointer(builder, destination), pointer(builder, origin), count, 1)
 
 
+def clear_bytes(builder, destination, count):
+    """Clears `count` bytes."""
+    cgutils.memset(builder, pointer(builder, destination), count, 0)
+
+
 def ask(builder, address):
     """Asks for the line at an address, which another core may have written, without waiting for it."""
     prefetch(builder, pointer(builder, address), 1)
