@@ -25,8 +25,8 @@ from typing import Literal
 from unrollbench.case import Case
 from unrollbench.records import Ceiling, Measurement, Run
 
-MULTIPLY_ADD, MATRIX_UNIT, READ = "multiply-add", "matrix unit", "read"
-"""Names of ceilings."""
+MULTIPLY_ADD, MATRIX_UNIT, READ, BARRIER = "multiply-add", "matrix unit", "read", "barrier"
+"""Names of ceilings; that of barriers binds no case, but tells how far the cores are from each other."""
 UNDISTURBED_SHARE = 0.95
 """A ceiling whose threads had less of their processors than this is no ceiling; clocks and interrupts take a little."""
 SMALLEST_BYTES = 16 * 1024

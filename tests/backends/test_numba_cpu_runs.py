@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -187,6 +188,35 @@ def test_tensors_may_be_dropped_once_they_are_set() -> None:
     assert len(fillers) == 50
 
 
+@pytest.mark.parametrize("execution", ["dynamic", "stepwise"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_first_call_may_have_no_time_steps(execution: str, threads: int) -> None:
+    case = Case(**{**SMALL, **CELLS["gru"], "execution": execution, "threads": threads})
+    state = draw(case).initial_state
+    assert state is not None
+    with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
+        with pytest.raises(RuntimeError, match="no inputs"):
+            program.run_forward()
+        program.set_weights(draw(case).weights)
+        outputs, final = program.forward(np.zeros((0, case.batch_size, case.input_size), np.float32), None, state)
+        gradients = program.backward(None, state)
+    assert outputs.shape == (0, case.batch_size, case.num_units)
+    np.testing.assert_array_equal(final[0][0], state[0][0])
+    np.testing.assert_array_equal(gradients.initial_state[0][0], state[0][0])
+    assert not any(array.any() for array in gradients.weights[0].values())
+
+
+@pytest.mark.parametrize(
+    "lengths", [np.array([2, 1]), np.array([[2], [1], [1]]), np.array([3, 1, 1]), np.array([-1, 1, 1])]
+)
+def test_wrong_lengths_change_nothing(lengths: np.ndarray) -> None:
+    case, tensors, program = small()
+    run(program, case, tensors)
+    with pytest.raises(ValueError, match="lengths"):
+        program.set_inputs(tensors.inputs[:2], lengths, None)
+    assert program.backward(tensors.d_outputs, tensors.d_state).inputs.shape == tensors.inputs.shape
+
+
 def test_a_program_without_room_for_a_longer_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     case, tensors, program = small(execution="dynamic")
     run(program, case, tensors)
@@ -205,6 +235,9 @@ def test_a_program_without_room_for_a_longer_call_goes_on(monkeypatch: pytest.Mo
             with pytest.raises(MemoryError):
                 program.set_inputs(draw(longer).inputs, None, None)
             assert program.memory().saved_bytes == 0, "what there was room for is given back"
+            for call in (program.run_forward, program.run_backward, program.backward):
+                with pytest.raises(RuntimeError, match="no inputs"):
+                    call()
         assert len(given) == 1
     for now in (longer, case):
         check(now, draw(now), run(program, now, draw(now)))

@@ -81,7 +81,7 @@ def test_threads_share_the_work_and_change_no_result(
 def test_a_thread_with_rows_of_its_own_touches_no_others(layer: int) -> None:
     T, canary = 5, 777.0
     axes = {"cell": "lstm", "batch_size": 9, "num_units": 20, "num_layers": 2, "threads": 2, "sequence_length": T}
-    case = Case(**{**SMALL, **axes})
+    case = Case(**{**SMALL, **axes, "parallel_iterations": T})  # so that all T steps have slots everywhere
     tensors = draw(case)
     with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
         run(program, case, tensors)
@@ -101,16 +101,40 @@ def test_a_thread_with_rows_of_its_own_touches_no_others(layer: int) -> None:
         assert not np.any(mine["gates_0"] == canary)
 
 
-def test_no_two_threads_with_rows_of_their_own_write_to_one_page_but_of_results() -> None:
-    axes = {"cell": "lstm", "batch_size": 9, "num_units": 20, "num_layers": 2, "threads": 2}
-    case = Case(**{**SMALL, **axes})
+@pytest.mark.parametrize("mode", ["forward", "train"])
+@pytest.mark.parametrize("name", ["gru", "lstm with everything", "basic_rnn"])
+def test_no_two_threads_with_rows_of_their_own_write_to_one_page_but_of_results(name: str, mode: str) -> None:
+    axes = {"batch_size": 9, "num_units": 20, "num_layers": 2, "threads": 2, "mode": mode}
+    case = Case(**{**SMALL, **CELLS[name], **axes})
     with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
         run(program, case, draw(case))
-        for layer, seen in ((0, {"d_x"}), (1, {"h"})):
-            buffers = program._buffers.layers[layer]
-            for name in {*ROWS, "d_h", "d_c"} - seen:
-                theirs, mine = (_pages(_rows(buffers, name, thread)) for thread in range(2))
-                assert not theirs & mine, name
+        bottom, top = program._buffers.layers
+        for buffers, seen in ((bottom, {"x", "d_x"}), (top, {"h", "d_out"})):
+            tiles = {f"gates_{s.index}" for s in buffers.layout.stages if s.gate_slots == "tile"}
+            arrays = {field for field, a in {**buffers.fixed, **buffers.timed}.items() if a.ndim > 2} - tiles
+            arrays = {field for field in arrays if not field.startswith("W_")}
+            assert {"h", "d_h"} <= arrays | seen if mode == "train" else arrays
+            for array in arrays - seen:
+                theirs, mine = (_pages(_rows(buffers, array, thread)) for thread in range(2))
+                assert theirs.isdisjoint(mine), array
+
+
+@pytest.mark.parametrize("batch", [16, 17])
+def test_slots_of_their_own_take_hardly_more_than_all_rows_would(batch: int) -> None:
+    taken = []
+    for threads in (1, 4):
+        axes = {"cell": "lstm", "batch_size": batch, "num_units": 100, "sequence_length": 50, "threads": threads}
+        case = Case(**{**SMALL, **axes})
+        with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
+            run(program, case, draw(case))
+            memory, (buffers,) = program.memory(), program._buffers.layers
+            gates = buffers["gates_0"]
+            assert gates.ndim == (3 if threads == 1 else 4)
+            taken.append((memory.saved_bytes, gates.shape[0] * gates.strides[0]))
+    (saved, alone), (saved_apart, apart) = taken
+    assert saved == saved_apart  # rows that a thread does not have, and what fills pages, are no activations
+    rows = -(-batch // 4) * 4
+    assert apart <= alone * rows / batch * 51 / 50 + 4 * 64 * gates.strides[-2]
 
 
 ROWS = ("h", "c", "gates_0", "d_x")

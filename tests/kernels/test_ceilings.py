@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import closing
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from unrollbench.kernels import ceilings, host, matrix
-from unrollbench.kernels.threads import Team
+from unrollbench.kernels.build import Kernel
+from unrollbench.kernels.threads import ARRIVAL_BYTES, Team
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +30,29 @@ def test_arithmetic_comes_first_and_then_a_bandwidth_for_each_working_set() -> N
         ("read", "GB/s", 64 * ceilings.KIBI),
     ]
     assert all(c.value > 0 and c.threads == 1 and c.dtype == "float32" for c in found)
+
+
+def test_several_threads_also_have_a_rate_of_barriers_which_all_of_them_take_part_in() -> None:
+    found = list(ceilings.measure(2, "float64", (), 0.0))
+    assert [(c.name, c.unit, c.threads) for c in found] == [("multiply-add", "GFLOP/s", 2), ("barrier", "M/s", 2)]
+    assert 0.001 < found[1].value < 1000  # less than a microsecond's thousandth would be no barrier
+
+
+def test_barriers_are_counted_by_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+
+    def best(team: Team, kernel: Kernel, frames: list[tuple[int, int, int]], try_s: float) -> ceilings._Try:
+        table = np.array(frames, np.int64)
+        team.run(kernel.address, table)
+        counts = (ctypes.c_int64 * (ARRIVAL_BYTES // 8 * team.size)).from_address(frames[0][0])
+        seen.append(list(counts[:: ARRIVAL_BYTES // 8]))
+        return ceilings._Try(2e-3, 1.0)
+
+    monkeypatch.setattr(ceilings, "_best", best)
+    with closing(Team(2)) as team:
+        found = ceilings._barriers(team, "float32", 0.0)
+    assert seen == [[ceilings.BARRIERS] * 2]
+    assert found.value == pytest.approx(ceilings.BARRIERS / 2e-3 / 1e6)
 
 
 def test_the_working_sets_can_be_chosen() -> None:

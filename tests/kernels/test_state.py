@@ -23,7 +23,7 @@ GARBAGE = 777.0
 
 @pytest.mark.parametrize("given", [True, False])
 @pytest.mark.parametrize(("batch", "units", "split"), [(9, 20, "rows"), (3, 40, "units"), (1, 40, "units")])
-def test_threads_write_the_state_of_all_rows_between_them_and_each_but_its_own(
+def test_threads_write_the_state_of_all_rows_between_them_and_each_only_its_own(
     monkeypatch: pytest.MonkeyPatch, batch: int, units: int, split: str, given: bool
 ) -> None:
     if split == "units":
@@ -66,6 +66,27 @@ def test_where_there_is_no_step_the_state_and_its_gradient_are_the_given_ones(na
         for layer, arrays in zip(found, given, strict=True):
             for array, wanted in zip(layer, arrays, strict=True):
                 np.testing.assert_array_equal(array, wanted)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["gru", "lstm with everything"])
+def test_what_is_added_up_in_begins_at_zero(name: str, threads: int) -> None:
+    """Gradients of temporaries, of gates that later stages read, and of diagonals."""
+    case = Case(**{**SMALL, **CELLS[name], "batch_size": 9, "threads": threads})
+    with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
+        run(program, case, draw(case))
+        (layout,), (buffers,) = program.network.layouts, program._buffers.layers
+        names = {*layout.cell.temporaries, *(n for s in layout.stages for n in (*s.stage.exposed, *s.stage.diagonals))}
+        assert names
+        for each in names:
+            buffers[f"d_{each}"][...] = GARBAGE
+        for thread in range(threads):
+            begin = cpu.backward_kernels((layout,), 0)["begin_backward"]
+            call(begin, program._buffers.frames[thread, 0].ctypes.data)
+        diagonals = {n for s in layout.stages for n in s.stage.diagonals}
+        for each in names:
+            parts = [buffers[f"d_{each}"]] if each in diagonals else [part for part, _ in buffers.parts(f"d_{each}")]
+            assert not any(part.any() for part in parts), each
 
 
 @pytest.mark.parametrize(("prefix", "what"), [("", "initial state"), ("d_", "gradient of the final state")])

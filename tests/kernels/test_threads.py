@@ -55,6 +55,15 @@ def test_every_thread_of_a_team_runs_the_function_once_per_run(size: int) -> Non
     assert not frames[:, 1:].any()
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_team_runs_on_the_frames_that_it_is_given_and_not_on_those_before(size: int) -> None:
+    frames = [np.zeros((size, 5), np.int64) for _ in range(2)]
+    with team_of(size) as team:
+        for which in (0, 1, 1, 0, 1):
+            team.run(count(), frames[which])
+    assert [each[:, 0].tolist() for each in frames] == [[2] * size, [3] * size]
+
+
 @cache
 def take_turns(size: int) -> Kernel:
     """Each round every thread writes the round into its cell, waits, adds up what it sees of the others, and waits."""

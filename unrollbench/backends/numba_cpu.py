@@ -59,15 +59,18 @@ class NetworkProgram:
     def set_inputs(
         self, inputs: Array, lengths: npt.NDArray[np.int64] | None, initial_state: Sequence[State] | None
     ) -> None:
-        """Points the program at inputs and state, which it never writes and which must live as long as it runs.
+        """Points the program at inputs and state, which it never writes, and keeps.
 
-        Raises ValueError where T is not what a static program was built for, a length is not in 0..T, or a state has
-        another shape than (B, size).
+        Runs see what is written to them later, but for a state of another dtype or order, which is copied now. Raises
+        ValueError where T is not what a static program was built for, lengths are not (B,) or not in 0..T, or a state
+        has another shape than (B, size); then nothing changes. After a MemoryError nothing can run until the next call.
         """
         time_major, buffers = self.network.spec.time_major, self._buffers
         steps, built_for = inputs.shape[0 if time_major else 1], self.network.schedule.max_time
         if built_for is not None and steps != built_for:
             raise ValueError(f"inputs: {steps} time steps, but this static program was built for {built_for}")
+        if lengths is not None and lengths.shape != buffers.lengths.shape:
+            raise ValueError(f"lengths: shape {lengths.shape}, expected {buffers.lengths.shape}")
         if lengths is not None and not 0 <= lengths.min() <= lengths.max() <= steps:
             raise ValueError(
                 f"lengths: {lengths.min()} to {lengths.max()}, expected 0 to {steps}, the time steps of inputs"
@@ -83,7 +86,11 @@ class NetworkProgram:
         self._brief = self._limit * self._step_multiplies < BRIEF_MULTIPLIES
 
     def set_cotangents(self, d_outputs: Array | None, d_state: Sequence[State] | None) -> None:
-        """Sets the gradients that the backward pass starts from, by reference; None is zero."""
+        """Sets the gradients that the backward pass starts from, by reference as `set_inputs` does; None is zero.
+
+        Raises ValueError where that of a state has another shape than (B, size).
+        """
+        self._check_inputs()
         self._buffers.point_state("d_", d_state)
         own = self._buffers.layers[-1]["d_out"]
         self._d_outputs = d_outputs
@@ -93,8 +100,14 @@ class NetworkProgram:
 
     # ------------------------------------------------------------ running
 
+    def _check_inputs(self) -> None:
+        """Raises RuntimeError before the first inputs, and after a MemoryError: there are no arrays to run in."""
+        if self._buffers.steps is None:
+            raise RuntimeError("this program has no inputs: set_inputs was not called, or found no memory")
+
     def run_forward(self) -> None:
         """Computes outputs and final state from the inputs set last; batch-major ones are transposed here."""
+        self._check_inputs()
         self._spent = False
         buffers, top = self._buffers, self._buffers.layers[-1]
         if not self.network.spec.time_major:
@@ -107,6 +120,7 @@ class NetworkProgram:
 
     def run_backward(self) -> None:
         """Computes all gradients of the last forward run, once: it overwrites the saved activations."""
+        self._check_inputs()
         self._spent = True
         buffers, bottom, top = self._buffers, self._buffers.layers[0], self._buffers.layers[-1]
         if not self._limit:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
-from math import prod
+from math import gcd, prod
 
 import numpy as np
 import numpy.typing as npt
 
 from unrollbench import cells
-from unrollbench.kernels import matrix, pack, slots, swap
+from unrollbench.kernels import matrix, pack, swap
 from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.network import Network
-from unrollbench.kernels.slots import Extent, LayerBuffers
+from unrollbench.kernels.slots import Extent, LayerBuffers, places, whole_pages
 from unrollbench.kernels.threads import ARRIVAL_BYTES
 from unrollbench.kernels.weight_gradient import PANEL_ROWS, panel_bytes
 from unrollbench.tensors import Array, State, Weights
@@ -30,7 +30,8 @@ class Buffers:
         self.frames = pack.on_own_pages(spec.threads, fields, "int64").view(np.int64)
         self.lengths = np.zeros(spec.batch_size, np.int64)
         self.arrivals = pack.aligned((spec.threads, ARRIVAL_BYTES // 8), "int64")
-        self.steps = 0
+        self.steps: int | None = None
+        self._places: npt.NDArray[np.int64] | None = None
         self._given: dict[str, list[Array | None]] = {}
         self._first_rows = np.array([first for first, _ in network.layouts[0].rows.items])
         widest = max(s.columns * layout.width for layout in network.layouts for s in layout.stages)
@@ -55,16 +56,15 @@ class Buffers:
         for name, a in layout.arrays.items():
             width = a.row_bytes // layout.itemsize
             if a.slots == "single":
-                buffers.fixed[name] = self._allocated(Extent(1, width, layout.own_slots))
+                buffers.fixed[name] = self._one_slot(width)
             if layout.train:
-                buffers.fixed[f"d_{name}"] = self._allocated(Extent(1, width, layout.own_slots))
+                buffers.fixed[f"d_{name}"] = self._one_slot(width)
         for s in layout.stages:
             if s.gate_slots == "tile":
                 shape = layout.rows.big, s.row_bytes // layout.itemsize
                 buffers.fixed[f"gates_{s.index}"] = pack.on_own_pages(layout.threads, shape, dtype)
             for name in s.stage.exposed if layout.train else ():
-                extent = Extent(1, s.gate_bytes // layout.itemsize, layout.own_slots)
-                buffers.fixed[f"d_{name}"] = self._allocated(extent)
+                buffers.fixed[f"d_{name}"] = self._one_slot(s.gate_bytes // layout.itemsize)
             for name in s.stage.diagonals if layout.train else ():
                 buffers.fixed[f"d_{name}"] = pack.on_own_pages(layout.threads, (layout.padded(s.units),), dtype)
 
@@ -96,7 +96,7 @@ class Buffers:
         """
         if steps == self.steps:
             return
-        self.steps = 0
+        self.steps = None
         try:
             self._allocate_timed(steps)
         except MemoryError:
@@ -107,61 +107,77 @@ class Buffers:
         self._point_timed()
 
     def _allocate_timed(self, steps: int) -> None:
-        places: list[tuple[LayerBuffers, str, Extent]] = []
+        wanted: list[tuple[LayerBuffers, str, Extent]] = []
         for index, buffers in enumerate(self.layers):
-            places += [(buffers, name, extent) for name, extent in self._timed(index, steps).items()]
+            wanted += [(buffers, name, extent) for name, extent in self._timed(index, steps).items()]
             buffers.timed.clear()
-        saved = [place for place in places if self._is_saved(place[1])]
+        saved = [each for each in wanted if self._is_saved(each[1])]
         if self.network.spec.swap_memory:
             self._map(saved)
-        for buffers, name, extent in places:
+        for buffers, name, extent in wanted:
             if name not in buffers.timed:
                 buffers.timed[name] = self._allocated(extent)
 
     def _timed(self, index: int, steps: int) -> dict[str, Extent]:
         layout, spec = self.layers[index].layout, self.network.spec
-        window, own = min(steps, self.network.schedule.window), layout.own_slots
+        window = min(steps, self.network.schedule.window)
         count = {"time": steps, "window": window, "single": 1, "two": 1}
-        found = {
-            name: Extent(count[a.slots], a.row_bytes // layout.itemsize, own and not layout.is_seen(name), a.is_state)
-            for name, a in layout.arrays.items()
-            if a.slots != "single"
-        }
-        found |= {
-            f"gates_{s.index}": Extent(count[s.gate_slots], s.row_bytes // layout.itemsize, own)
-            for s in layout.stages
-            if s.gate_slots != "tile"
-        }
+        found = {}
+        for name, a in layout.arrays.items():
+            if a.slots != "single":
+                width, slots, seen = a.row_bytes // layout.itemsize, count[a.slots], layout.is_seen(name)
+                found[name] = Extent(slots + a.is_state, width, 0 if seen else self._block_rows(slots))
+        for s in (s for s in layout.stages if s.gate_slots != "tile"):
+            slots = count[s.gate_slots]
+            found[f"gates_{s.index}"] = Extent(slots, s.row_bytes // layout.itemsize, self._block_rows(slots))
         if spec.train:
-            found["d_x"] = Extent(window if index else steps, layout.padded(layout.spec.input_size), own and index > 0)
+            width = layout.padded(layout.spec.input_size)
+            found["d_x"] = Extent(window, width, self._block_rows(window)) if index else Extent(steps, width)
         if index == 0 and not spec.time_major:
-            found["x"] = Extent(steps, layout.spec.input_size, own=False)
+            found["x"] = Extent(steps, layout.spec.input_size)
         if layout.top and spec.train:
-            found["d_out"] = Extent(steps, layout.padded(layout.spec.output_size), own=False)
+            found["d_out"] = Extent(steps, layout.padded(layout.spec.output_size))
         return found
+
+    def _block_rows(self, slots: int) -> int:
+        """Rows from a thread's own slots to the next one's, the same for all arrays of so many slots; else 0.
+
+        With one slot more each, since state arrays have that.
+        """
+        layout = self.layers[0].layout
+        if not layout.own_slots:
+            return 0
+        sizes = [a.row_bytes for buffers in self.layers for a in buffers.layout.arrays.values()]
+        sizes += [s.row_bytes for buffers in self.layers for s in buffers.layout.stages]
+        return whole_pages((slots + 1) * layout.slot_rows, gcd(*sizes))
 
     @staticmethod
     def _is_saved(name: str) -> bool:
         return name not in ("d_x", "x", "d_out")
 
-    def _map(self, places: Sequence[tuple[LayerBuffers, str, Extent]]) -> None:
+    def _map(self, saved: Sequence[tuple[LayerBuffers, str, Extent]]) -> None:
         """Puts the saved activations into one unlinked file."""
-        dtype, layout = np.dtype(self.network.spec.dtype), self.layers[0].layout
+        dtype = np.dtype(self.network.spec.dtype)
         page = mmap.PAGESIZE  # each array begins on a page of its own, so that whole pages can be released
-        counts = [prod(extent.memory(layout)) for _, _, extent in places]
-        sizes = [-(-count * dtype.itemsize // page) * page for count in counts]
+        shapes = [extent.memory(buffers.layout) for buffers, _, extent in saved]
+        sizes = [-(-prod(shape) * dtype.itemsize // page) * page for shape in shapes]
         mapping = swap.backing(max(sum(sizes), page))
         start = 0
-        for (buffers, name, extent), count, size in zip(places, counts, sizes, strict=True):
-            flat = np.frombuffer(mapping, dtype, count, start)
-            buffers.timed[name] = extent.slots_of(flat.reshape(extent.memory(layout)), layout)
+        for (buffers, name, _), shape, size in zip(saved, shapes, sizes, strict=True):
+            buffers.timed[name] = np.frombuffer(mapping, dtype, prod(shape), start).reshape(shape)
             start += size
 
     def _allocated(self, extent: Extent) -> Array:
         layout, dtype = self.layers[0].layout, self.network.spec.dtype
         shape = extent.memory(layout)
-        memory = pack.on_own_pages(shape[0], shape[1:], dtype) if extent.own else pack.aligned(shape, dtype)
+        own = extent.block_rows > 0
+        memory = pack.on_own_pages(shape[0], shape[1:], dtype) if own else pack.aligned(shape, dtype)
         return extent.slots_of(memory, layout)
+
+    def _one_slot(self, width: int) -> Array:
+        layout = self.layers[0].layout
+        rows = whole_pages(layout.slot_rows, width * layout.itemsize) if layout.own_slots else 0
+        return self._allocated(Extent(1, width, rows))
 
     # ------------------------------------------------------------ frames
 
@@ -236,13 +252,13 @@ class Buffers:
                 self._set(layer, "sums_bytes", self._gradients.strides[0])
 
     def _point_timed(self) -> None:
-        layout = self.layers[0].layout
-        if layout.own_slots:
-            self._places = slots.places(layout, self.steps)
+        layout, steps = self.layers[0].layout, self.steps
+        if layout.own_slots and steps is not None:
+            self._places = places(layout, self._block_rows(steps))
         for layer, buffers in enumerate(self.layers):
             for name, array in buffers.timed.items():
                 self.point_rows(layer, name, array)
-            if layout.own_slots:
+            if self._places is not None:
                 self.point_threads(layer, "places", self._places)
             if layer:
                 self.point_rows(layer, "x", self.layers[layer - 1].timed["h"][..., 1:, :, :])
@@ -318,12 +334,12 @@ class Buffers:
         """Activations that the backward pass reads; 0 in forward mode."""
         if not self.network.spec.train:
             return 0
-        return sum(a.nbytes for b in self.layers for n, a in b.timed.items() if self._is_saved(n))
+        return sum(b.data_bytes(n) for b in self.layers for n in b.timed if self._is_saved(n))
 
     @property
     def workspace_bytes(self) -> int:
         """Everything else that belongs to the program, results included."""
-        total = sum(a.nbytes for b in self.layers for group in (b.fixed, b.timed) for a in group.values())
+        total = sum(b.data_bytes(n) for b in self.layers for group in (b.fixed, b.timed) for n in group)
         total += self._panel.nbytes + self._room.nbytes + self._zeros.nbytes + self._ones.nbytes
         total += 0 if self._gradients is None else self._gradients[1:].nbytes
         return total - self.weight_bytes - self.saved_bytes

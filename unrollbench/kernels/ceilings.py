@@ -1,4 +1,4 @@
-"""This machine's limits, measured with the cells' own code: multiply-adds and bytes read per second.
+"""This machine's limits, measured with the cells' own code: multiply-adds, bytes read and barriers per second.
 
 The best of several tries is reported, since a limit is what the machine can do when nothing disturbs it.
 """
@@ -20,10 +20,10 @@ from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.simd import multiply_add, vector
 from unrollbench.kernels.source import function
-from unrollbench.kernels.threads import Team
+from unrollbench.kernels.threads import ARRIVAL_BYTES, Team, waiting, waits
 from unrollbench.kernels.words import Emit, peek
 from unrollbench.records import Ceiling
-from unrollbench.roofline import MATRIX_UNIT, MULTIPLY_ADD, READ, UNDISTURBED_SHARE
+from unrollbench.roofline import BARRIER, MATRIX_UNIT, MULTIPLY_ADD, READ, UNDISTURBED_SHARE
 
 CHAINS = 12
 """Independent sums: enough to hide a multiply-add's latency on two units, few enough for 16 registers."""
@@ -35,6 +35,8 @@ PATIENCE = 5
 KIBI = 1024
 SIZES_BYTES = tuple(KIBI * size for size in (16, 256, 1024, 4 * KIBI, 16 * KIBI, 64 * KIBI, 256 * KIBI))
 """Bytes per thread that are read again and again: the smaller fit into caches, the largest into none that is common."""
+BARRIERS = 20_000
+"""Of one run: some milliseconds, within which no host moves a processor of its virtual machines often."""
 ROUND_BYTES = 32 * KIBI * KIBI
 """What one run reads at least: a millisecond's work, beside which starting the threads is nothing."""
 
@@ -45,7 +47,7 @@ def measure(
     """The peak of multiply-adds in GFLOP/s, then the read bandwidth in GB/s for each working set (SIZES_BYTES).
 
     Between them, in float32 and where there is one, the peak of the matrix unit: of multiply-adds of float32, for each
-    of which it makes six (`matrix`).
+    of which it makes six (`matrix`); and with several threads, how many million barriers of theirs fit into a second.
     """
     try_s = TRY_S if try_s is None else try_s
     with closing(Team(threads)) as team:
@@ -55,6 +57,8 @@ def measure(
         yield Ceiling(MULTIPLY_ADD, dtype, threads, flops / best.seconds / 1e9, "GFLOP/s", None, best.processor_share)
         if dtype == "float32" and host.matrix_unit():
             yield _matrix_unit(team, try_s)
+        if threads > 1:
+            yield _barriers(team, dtype, try_s)
         reads = _reads(dtype)
         for size in SIZES_BYTES if sizes_bytes is None else sizes_bytes:
             buffers = [pack.aligned((size // DTYPES[dtype],), dtype) for _ in range(threads)]
@@ -76,6 +80,16 @@ def _matrix_unit(team: Team, try_s: float) -> Ceiling:
     flops = 2 * matrix.MULTIPLY_ADDS_PER_ROUND * rounds * team.size
     value = flops / best.seconds / 1e9
     return Ceiling(MATRIX_UNIT, "float32", team.size, value, "GFLOP/s", None, best.processor_share)
+
+
+def _barriers(team: Team, dtype: str, try_s: float) -> Ceiling:
+    """How often all threads can wait for each other, with nothing to do between."""
+    lines = ["for _ in range(peek(f, 16)):", f"    barrier(peek(f, 0), peek(f, 8), {team.size})"]
+    called, uses = {"peek": peek, **waiting(team.size)}, waits(team.size)
+    arrivals = pack.aligned((team.size, ARRIVAL_BYTES // 8), "int64")
+    frames = [(arrivals.ctypes.data, thread, BARRIERS) for thread in range(team.size)]
+    best = _best(team, kernel(function("barriers", "f", lines), "barriers", called, uses), frames, try_s)
+    return Ceiling(BARRIER, dtype, team.size, BARRIERS / best.seconds / 1e6, "M/s", None, best.processor_share)
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from unrollbench.kernels.source import (
     arrive,
     assigned,
     barrier,
-    begin,
     cut,
     cut_tile,
     field,
     following_weights,
     function,
     gates,
+    head,
     meet,
     own_rows,
     packed_tiles,
@@ -32,7 +32,7 @@ from unrollbench.kernels.words import LINE_BYTES
 
 def step(layout: LayerLayout, inputs: Inputs) -> str:
     """`step(f, t, s)`: all stages of time step t, whose gate buffer lies in slot s of the window."""
-    lines = [*begin(layout), f"end = {own_rows(layout)}"]
+    lines = [*head(layout), f"end = {own_rows(layout)}"]
     if layout.reads_inputs:
         lines.append(f"x = {inputs.address(layout)}")
     if layout.projects_ahead:

@@ -15,13 +15,13 @@ from unrollbench.kernels.source import (
     array,
     assigned,
     barrier,
-    begin,
     cut,
     cut_tile,
     field,
     following_weights,
     function,
     gates,
+    head,
     share,
     tiles,
 )
@@ -30,7 +30,7 @@ from unrollbench.kernels.walk import MOST_ROWS, Walk
 
 def step(layout: LayerLayout) -> str:
     """`step(f, t, s)`: gate buffers of step t become gradients of pre-activations, d_ buffers those of step t - 1."""
-    lines = begin(layout)
+    lines = head(layout)
     for s in reversed(layout.stages):
         known = addresses(layout, s)
         named, passed = assigned(s, {name: known[name] for name in gradients(layout, s).addresses})

@@ -177,6 +177,8 @@ class LayerLayout:
     """Whether products are `matrix`'s, of numbers cut into parts, and not sums of vector multiply-adds."""
     sums_apart: bool
     """Whether threads may each add up the weight gradients of their own rows, before those of all are added."""
+    own_slots: bool
+    """Whether threads with rows of their own have slots of their own, so that no two of them write to one page."""
 
     @property
     def lanes(self) -> int:
@@ -195,14 +197,6 @@ class LayerLayout:
     def reads_inputs(self) -> bool:
         """Whether a step multiplies inputs itself, its own or later ones."""
         return self.fused or self.projects_ahead
-
-    @property
-    def own_slots(self) -> bool:
-        """Whether threads with rows of their own have slots of their own, so that no two of them write to one page.
-
-        A matrix unit adds up gradients of rows as they lie in the batch.
-        """
-        return self.split == "rows" and self.threads > 1 and not self.on_matrix_unit
 
     @property
     def slot_rows(self) -> int:
@@ -406,16 +400,16 @@ class LayerLayout:
 class Inputs:
     """Where a layer finds its inputs: rows of `row_bytes`, in slots as `slots` says. Field "x" is the first step's.
 
-    own: whether each thread has slots of its own of them.
+    own_slots: whether each thread has slots of its own of them.
     """
 
     row_bytes: int
     slots: Slots
-    own: bool = False
+    own_slots: bool = False
 
     def slot_rows(self, layout: LayerLayout) -> int:
         """Rows of a slot."""
-        return layout.slot_rows if self.own else layout.batch
+        return layout.slot_rows if self.own_slots else layout.batch
 
     def address(self, layout: LayerLayout) -> str:
         """An expression for the first row of step t, in the text of a step."""

@@ -59,7 +59,8 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
     """Each layer's layout; layers below the top keep a window of outputs, the top keeps all."""
     fused = schedule.window == 1
     split, on_matrix_unit = _division(spec, fused)
-    sums_apart = split == "rows" and not on_matrix_unit and _sums_apart(spec)
+    apart = split == "rows" and spec.threads > 1 and not on_matrix_unit
+    sums_apart, own_slots = apart and _sums_apart(spec), apart and _own_slots(spec)
     return tuple(
         LayerLayout(
             layer,
@@ -75,6 +76,7 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
             _projects_ahead(spec, layer, schedule),
             on_matrix_unit,
             sums_apart,
+            own_slots,
         )
         for index, layer in enumerate(spec.layers)
     )
@@ -115,7 +117,15 @@ def _sums_apart(spec: NetworkSpec) -> bool:
     """
     even = spec.batch_size % spec.threads == 0 or spec.batch_size >= ROWS_PER_THREAD * spec.threads
     weights = sum(_weight_bytes(spec, each, each.input_size) for each in spec.layers)
-    return spec.train and spec.threads > 1 and even and weights <= MOST_SUMS_BYTES
+    return spec.train and even and weights <= MOST_SUMS_BYTES
+
+
+def _own_slots(spec: NetworkSpec) -> bool:
+    """Whether threads with rows of their own, none without any, have slots of their own, which are all as large.
+
+    Not where activations leave memory: a file's size is no thread's business, and pages move between threads anyway.
+    """
+    return spec.batch_size >= spec.threads and not spec.swap_memory
 
 
 def _division(spec: NetworkSpec, fused: bool) -> tuple[Literal["rows", "units"], bool]:

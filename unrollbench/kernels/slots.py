@@ -6,6 +6,7 @@ Where threads have slots of their own, each thread's lie together, and begin on 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import gcd
 
 import numpy as np
 import numpy.typing as npt
@@ -17,34 +18,33 @@ from unrollbench.tensors import Array
 
 @dataclass(frozen=True)
 class Extent:
-    """How large an array of rows is: `slots` and, of a state, one more, of all rows or for each thread of its own.
+    """How large an array of rows is: so many slots of all rows of the batch, or of those of a thread for each of them.
 
-    All layers of a network have the same rows, and so arrays with a slot per time step have as many of a thread.
+    block_rows: rows from one thread's first slot to the next one's, or 0 where threads have no slots of their own.
     """
 
     slots: int
     width: int
-    own: bool
-    is_state: bool = False
+    block_rows: int = 0
 
     def memory(self, layout: LayerLayout) -> tuple[int, ...]:
         """The shape of the memory that it takes: (slots, B, width), or (threads, rows, width)."""
-        if not self.own:
-            return self.slots + self.is_state, layout.batch, self.width
-        return layout.threads, block_rows(layout, self.slots), self.width
+        if not self.block_rows:
+            return self.slots, layout.batch, self.width
+        return layout.threads, self.block_rows, self.width
 
     def slots_of(self, memory: Array, layout: LayerLayout) -> Array:
         """The array in such memory: (slots, B, width), or (threads, slots, rows, width)."""
-        if not self.own:
+        if not self.block_rows:
             return memory
-        slots, rows = self.slots + self.is_state, layout.slot_rows
-        return memory[:, : slots * rows].reshape(layout.threads, slots, rows, self.width)
+        used = memory[:, : self.slots * layout.slot_rows]
+        return used.reshape(layout.threads, self.slots, layout.slot_rows, self.width)
 
 
-def block_rows(layout: LayerLayout, slots: int) -> int:
-    """Rows from a thread's own slots, one of them of a state, to those of the next: whole pages of rows."""
-    page = pack.PAGE_BYTES // layout.width
-    return -(-(slots + 1) * layout.slot_rows // page) * page
+def whole_pages(rows: int, row_bytes: int) -> int:
+    """So many rows, or the next number of them that take whole pages. row_bytes: of one, or a divisor of all sizes."""
+    fitting = pack.PAGE_BYTES // gcd(pack.PAGE_BYTES, row_bytes)
+    return -(-rows // fitting) * fitting
 
 
 @dataclass
@@ -72,14 +72,19 @@ class LayerBuffers:
         threads = zip(array, self.layout.rows.items, strict=True)
         return [(own[:, :count], slice(first, first + count)) for own, (first, count) in threads]
 
+    def data_bytes(self, name: str) -> int:
+        """Bytes of an array, without those between threads' own slots."""
+        array = self[name]
+        return sum(part.nbytes for part, _ in self.parts(name)) if array.ndim == 4 else array.nbytes
+
     def rows(self, name: str, slots: npt.NDArray[np.int64], size: int) -> Array:
         """(B, size), a copy: of each row of the batch what that slot of an array holds."""
         taken = [part[slots[rows], np.arange(part.shape[1]), :size] for part, rows in self.parts(name)]
         return np.concatenate(taken)
 
 
-def places(layout: LayerLayout, slots: int) -> npt.NDArray[np.int64]:
-    """(threads, B): rows from a thread's first one to each row of the batch, in arrays with so many own slots."""
-    starts = np.arange(layout.threads) * block_rows(layout, slots)
+def places(layout: LayerLayout, block_rows: int) -> npt.NDArray[np.int64]:
+    """(threads, B): rows from a thread's first one to each row of the batch, where threads are so many rows apart."""
+    starts = np.arange(layout.threads) * block_rows
     rows = [start + np.arange(count) for start, (_, count) in zip(starts, layout.rows.items, strict=True)]
     return np.concatenate(rows) - starts[:, None]

@@ -59,7 +59,7 @@ def gates(layout: LayerLayout, s: StageLayout) -> str:
     return field(layout, f"gates_{s.index}") + slot(s.gate_slots, layout.slot_rows * s.row_bytes)
 
 
-def begin(layout: LayerLayout) -> list[str]:
+def head(layout: LayerLayout) -> list[str]:
     """A step's first lines: nothing is computed past the longest length."""
     lengths, top = field(layout, "lengths"), field(layout, "top")
     return [f"if t >= {field(layout, 'limit')}:", "    return", f"lengths, top = {lengths}, {top}"]

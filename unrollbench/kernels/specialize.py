@@ -65,12 +65,12 @@ def forward(schedule: Schedule, shape: Shape) -> dict[str, str]:
             lines += [*_project(shape, layer, "t", "1"), f"step_{layer}({shape.frame(layer)}, t, 0)"]
         return {"begin": function("begin", "f", begin), "step": function("step", "f", lines)}
     walk = _static_forward if schedule.execution == "static" else _dynamic_forward
-    return {"forward": function("forward", "f", [_limit(shape), *begin, *shape.barrier, *walk(schedule, shape)])}
+    wait = shape.barrier if shape.layouts[0].fused else []  # a projection waits itself
+    return {"forward": function("forward", "f", [_limit(shape), *begin, *wait, *walk(schedule, shape)])}
 
 
 def backward(schedule: Schedule, shape: Shape) -> dict[str, str]:
-    """Entry point name -> text of the backward program: "backward", or if stepwise "begin_backward", "back_step" and
-    "d_weights"."""
+    """Entry point name -> text of the backward program: "backward", or three parts of it if stepwise."""
     begin = [f"begin_backward_{layer}({shape.frame(layer)})" for layer in shape.layers]
     if schedule.execution == "stepwise":
         lines = [f"t = {field(shape.layouts[0], 't')}"]

@@ -29,7 +29,7 @@ def begin(layout: LayerLayout) -> Kernel:
 def begin_backward(layout: LayerLayout) -> Kernel:
     """`begin_backward(f)`: gradients of the state are the final state's, or zero, and so is all that is added up in.
 
-    That are the gradients of temporaries, of gates that later stages read, and of diagonals.
+    Those are the gradients of temporaries, of gates that later stages read, and of diagonals.
     """
     lines = _rows(layout)
     for name in layout.cell.state:

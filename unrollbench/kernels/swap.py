@@ -17,7 +17,7 @@ from unrollbench.errors import SwapError
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.lowering import kernel
-from unrollbench.kernels.source import field, function
+from unrollbench.kernels.source import function
 from unrollbench.kernels.words import c_function, peek
 
 DISK_DIRECTORY = "/var/tmp"
@@ -61,31 +61,23 @@ def _file_system(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str 
 
 
 def release(layout: LayerLayout) -> Kernel:
-    """`release(f, start, stop)`: drops the saved activations of steps start..stop from resident memory.
-
-    Each thread does that with slots of its own, and thread 0 with those of all.
+    """`release(f, start, stop)`: thread 0 drops the saved activations of steps start..stop from resident memory.
 
     The state after the last of them goes too: the backward pass reads it with this window, not only with the next.
     Whole pages, so also what a page holds of the neighbouring steps: the file keeps it, and the next use reads it back.
     """
-    own, shared = [], []
-    for a in (a for a in layout.arrays.values() if a.slots == "time"):
-        lines = _dropped(layout, a.name, layout.rows_of(a.name) * a.row_bytes, int(a.is_state))
-        (own if layout.own_slots and not layout.is_seen(a.name) else shared).extend(lines)
-    for s in layout.stages:
-        lines = _dropped(layout, f"gates_{s.index}", layout.slot_rows * s.row_bytes, 0)
-        (own if layout.own_slots else shared).extend(lines)
-    lines = [*own, f"if {field(layout, 'thread')} != 0:", "    return", *shared]
+    page = mmap.PAGESIZE
+    arrays = layout.arrays.items()
+    saved = [(layout.fields[name], a.row_bytes, int(a.is_state)) for name, a in arrays if a.slots == "time"]
+    saved += [(layout.fields[f"gates_{s.index}"], s.row_bytes, 0) for s in layout.stages]
+    lines = [f"if peek(f, {layout.fields['thread']}) != 0:", "    return"]
+    for field, row_bytes, after in saved:
+        slot = layout.batch * row_bytes
+        lines += [
+            f"first = (peek(f, {field}) + start * {slot}) // {page} * {page}",
+            f"last = (peek(f, {field}) + (stop + {after}) * {slot} + {page - 1}) // {page} * {page}",
+            f"madvise(first, last - first, {MADV_DONTNEED})",
+        ]
     word = ir.IntType(64)
     madvise = c_function("madvise", [word, word, ir.IntType(32)])
     return kernel(function("release", "f, start, stop", lines), "release", {"peek": peek, "madvise": madvise})
-
-
-def _dropped(layout: LayerLayout, name: str, slot_bytes: int, after: int) -> list[str]:
-    """Lines that drop an array's slots from `start` to `stop`, and `after` more."""
-    page, address = mmap.PAGESIZE, field(layout, name)
-    return [
-        f"first = ({address} + start * {slot_bytes}) // {page} * {page}",
-        f"last = ({address} + (stop + {after}) * {slot_bytes} + {page - 1}) // {page} * {page}",
-        f"madvise(first, last - first, {MADV_DONTNEED})",
-    ]

@@ -87,7 +87,10 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_at: Inputs) -> Kernel
         f"of_operand_rows, packed + ({inputs} + of_operand) * {depth_bytes}, {depth_bytes})",
     ]
     transposer = transpose(layout.dtype)
-    called, uses = {"transpose": transposer.call, "numbered": room(2 * _listed(layout))}, [transposer]
+    called, uses = (
+        {"transpose": transposer.call, "numbered": room(_listed(layout) * (1 + layout.own_slots))},
+        [transposer],
+    )
     if layout.on_matrix_unit:
         lines += _on_matrix_unit(layout, s, rows)
         called, uses = called | {"split_columns": parts.split_columns().call}, [*uses, parts.split_columns()]
@@ -140,7 +143,7 @@ def _lists(layout: LayerLayout, s: StageLayout, x_at: Inputs) -> list[str]:
         return [*lines, "own_numbers, of_x_rows, of_operand_rows = numbers, numbers, numbers"]
     lines += [
         f"own_numbers, places = numbers + {8 * _listed(layout)}, {field(layout, 'places')}",
-        f"of_x_rows, of_operand_rows = {'own_numbers' if x_at.own else 'numbers'}, own_numbers",
+        f"of_x_rows, of_operand_rows = {'own_numbers' if x_at.own_slots else 'numbers'}, own_numbers",
     ]
     if s.stage.operand == "h":
         lines += [f"if {field(layout, 'top')}:", "    of_operand_rows = numbers"]

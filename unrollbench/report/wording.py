@@ -8,7 +8,7 @@ from datetime import datetime
 from unrollbench.labels import variant
 from unrollbench.records import Ceiling
 from unrollbench.report.groups import Contrast, Group
-from unrollbench.roofline import Attained
+from unrollbench.roofline import BARRIER, Attained
 from unrollbench.stats import ENOUGH_PROCESSES, FEW_PROCESSES_MARGIN, FEW_VALUES_MARGIN, Mean, Ratio, Rounds, centre
 
 UNKNOWN = "-"
@@ -76,6 +76,8 @@ def share(attained: Attained) -> str:
 
 def working_set(ceiling: Ceiling) -> str:
     """What a ceiling was measured with: `in registers`, `16.0 KiB each`, `4.00 MiB in shared memory`."""
+    if ceiling.name == BARRIER:
+        return "between threads"
     if ceiling.working_set_bytes is None:
         return "in registers"
     return f"{size(ceiling.working_set_bytes)} {'each' if ceiling.place is None else f'in {ceiling.place}'}"
