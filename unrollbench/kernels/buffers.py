@@ -125,7 +125,7 @@ class Buffers:
         found = {}
         for name, a in layout.arrays.items():
             if a.slots != "single":
-                width, slots, seen = a.row_bytes // layout.itemsize, count[a.slots], layout.is_seen(name)
+                width, slots, seen = a.row_bytes // layout.itemsize, count[a.slots], name == "h" and layout.top
                 found[name] = Extent(slots + a.is_state, width, 0 if seen else self._block_rows(slots))
         for s in (s for s in layout.stages if s.gate_slots != "tile"):
             slots = count[s.gate_slots]
@@ -212,7 +212,7 @@ class Buffers:
             self._set(layer, "thread", np.arange(threads))
             self._set(layer, "top", int(layout.top))
             self._set_shares(layer, ("row", "row_tiles_big", "row_tiles_small"), layout.rows.shares)
-            self._set(layer, "h_slot", layout.rows_of("h") * layout.arrays["h"].row_bytes)
+            self._set(layer, "h_slot", layout.outputs_rows * layout.arrays["h"].row_bytes)
             for s in layout.stages:
                 if layout.overlaps:
                     self._set_shares(layer, (f"own_at_{s.index}", f"own_{s.index}"), layout.own_units(s))

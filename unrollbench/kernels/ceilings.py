@@ -89,7 +89,7 @@ def _barriers(team: Team, dtype: str, try_s: float) -> Ceiling:
     arrivals = pack.aligned((team.size, ARRIVAL_BYTES // 8), "int64")
     frames = [(arrivals.ctypes.data, thread, BARRIERS) for thread in range(team.size)]
     best = _best(team, kernel(function("barriers", "f", lines), "barriers", called, uses), frames, try_s)
-    return Ceiling(BARRIER, dtype, team.size, BARRIERS / best.seconds / 1e6, "M/s", None, best.processor_share)
+    return Ceiling(BARRIER, dtype, team.size, BARRIERS / best.seconds / 1e6, "million/s", None, best.processor_share)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def forward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, K
         found = {"step": _forward_step(layout, inputs)}
     else:
         found = {"step": _forward_step(_of_any_input(layout), Inputs(0, "time"))}
-    found["begin"] = state.begin(_of_any_input(layout))
+    found["begin"] = state.begin(_of_any_layer(layout))
     if not layout.fused:
         found["project"] = _together(tuple(products.project(layout, s, inputs) for s in layout.stages))
     return found
@@ -50,7 +50,7 @@ def backward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, 
     d_x_row = layout.padded(layout.spec.input_size) * layout.itemsize
     d_weights = (weight_gradient.weight_gradient(layout, s, inputs) for s in layout.stages)
     return {
-        "begin_backward": state.begin_backward(_of_any_input(layout)),
+        "begin_backward": state.begin_backward(_of_any_layer(layout)),
         "back_step": _backward_step(replace(_of_any_input(layout), top=False)),
         "d_inputs": products.input_gradient(layout, d_x_row, by_time=index == 0),
         "d_weights": _together(tuple(d_weights)),
@@ -63,7 +63,7 @@ def _of_any_input(layout: LayerLayout) -> LayerLayout:
 
 
 def _of_any_layer(layout: LayerLayout) -> LayerLayout:
-    """`_of_any_input`, and as of a layer below the top that asks for no weights: for kernels of equations alone."""
+    """`_of_any_input`, and as of a layer below the top that asks for no weights: for kernels without products."""
     return replace(_of_any_input(layout), top=False, streams=False)
 
 

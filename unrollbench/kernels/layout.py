@@ -203,13 +203,10 @@ class LayerLayout:
         """Rows of a slot of what callers do not see: those of the thread that has most of them, if each has its own."""
         return max(rows for _, rows in self.rows.items) if self.own_slots else self.batch
 
-    def is_seen(self, name: str) -> bool:
-        """Whether callers see an array: the outputs of the top layer."""
-        return name == "h" and self.top
-
-    def rows_of(self, name: str) -> int:
-        """Rows of a slot of an array."""
-        return self.batch if self.is_seen(name) else self.slot_rows
+    @property
+    def outputs_rows(self) -> int:
+        """Rows of a slot of h: callers see the top layer's."""
+        return self.batch if self.top else self.slot_rows
 
     @property
     def overlaps(self) -> bool:

@@ -123,7 +123,8 @@ def _sums_apart(spec: NetworkSpec) -> bool:
 def _own_slots(spec: NetworkSpec) -> bool:
     """Whether threads with rows of their own, none without any, have slots of their own, which are all as large.
 
-    Not where activations leave memory: a file's size is no thread's business, and pages move between threads anyway.
+    Not where activations are swapped: the file would grow beyond what a plan expects by what is left empty where some
+    threads have more rows than others.
     """
     return spec.batch_size >= spec.threads and not spec.swap_memory
 

@@ -82,10 +82,10 @@ def tiles(
 ) -> list[str]:
     """Loops over this thread's groups of unit blocks and, inside, its tiles of rows; body(rows, group) is one tile.
 
-    block and row are the tile's first unit block and row, of this thread's own. Groups are walked to and
-    fro from one time step to the next (turn is 1 or -1): the weights that were read last are read first, while a cache
-    that cannot hold all of them still has them. each_group: lines for each group; most: a variable that says how many
-    groups to take, and is then less by those.
+    block and row are the tile's first unit block and row, which is counted from this thread's first one. Groups are
+    walked to and fro from one time step to the next (turn is 1 or -1): the weights that were read last are read first,
+    while a cache that cannot hold all of them still has them. each_group: lines for each group; most: a variable that
+    says how many groups to take, and is then less by those.
     """
     lines = [f"first_block = {field(layout, f'{prefix}block_{index}')}", "turn = 1 - 2 * (t & 1)"]
     for size, kind in groups.sizes:

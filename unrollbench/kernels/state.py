@@ -47,8 +47,8 @@ def _rows(layout: LayerLayout) -> list[str]:
     """Lines that say which rows this thread writes: `own` from `first` on."""
     if layout.split == "rows":
         return [f"first, own = 0, {own_rows(layout)}"]
-    first, last = part_of(layout.batch, layout.threads).split(", ")
-    return [f"thread = {field(layout, 'thread')}", f"first, own = {first}, {last} - {first}"]
+    part = part_of(layout.batch, layout.threads)
+    return [f"thread = {field(layout, 'thread')}", f"first, past = {part}", "own = past - first"]
 
 
 def _given(layout: LayerLayout, target: str, name: str) -> list[str]:

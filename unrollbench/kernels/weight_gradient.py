@@ -87,10 +87,8 @@ def weight_gradient(layout: LayerLayout, s: StageLayout, x_at: Inputs) -> Kernel
         f"of_operand_rows, packed + ({inputs} + of_operand) * {depth_bytes}, {depth_bytes})",
     ]
     transposer = transpose(layout.dtype)
-    called, uses = (
-        {"transpose": transposer.call, "numbered": room(_listed(layout) * (1 + layout.own_slots))},
-        [transposer],
-    )
+    lists = room(_listed(layout) * (1 + layout.own_slots))
+    called, uses = {"transpose": transposer.call, "numbered": lists}, [transposer]
     if layout.on_matrix_unit:
         lines += _on_matrix_unit(layout, s, rows)
         called, uses = called | {"split_columns": parts.split_columns().call}, [*uses, parts.split_columns()]
