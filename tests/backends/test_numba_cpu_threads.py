@@ -177,7 +177,7 @@ def test_a_closed_program_says_so() -> None:
         program.run()
 
 
-@pytest.mark.parametrize(("T", "units", "brief"), [(1, 8, True), (5, 8, True), (1000, 8, False), (1, 600, False)])
+@pytest.mark.parametrize(("T", "units", "brief"), [(1, 8, True), (1000, 8, True), (4000, 8, False), (20, 600, False)])
 def test_only_few_steps_with_few_multiplies_are_a_brief_run(
     monkeypatch: pytest.MonkeyPatch, T: int, units: int, brief: bool
 ) -> None:

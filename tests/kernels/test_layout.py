@@ -184,6 +184,37 @@ def test_a_small_cache_takes_no_rows_from_threads_whose_weights_are_few(monkeypa
     assert [bottom(stack(units=100, batch=batch, threads=2)).split for batch in (4, 5, 6)] == ["rows"] * 3
 
 
+@pytest.mark.parametrize(
+    ("cell", "batch", "units", "split"),
+    [
+        ("lstm", 8, 1000, "rows"),
+        ("lstm", 9, 192, "rows"),
+        ("lstm", 9, 208, "rows"),
+        ("lstm", 9, 209, "units"),
+        ("lstm", 13, 243, "rows"),
+        ("lstm", 13, 244, "units"),
+        ("lstm", 17, 256, "rows"),
+        ("gru", 9, 415, "rows"),
+        ("gru", 9, 416, "units"),
+    ],
+)
+def test_two_threads_split_units_where_uneven_rows_would_cost_more_than_to_exchange_all_of_them(
+    monkeypatch: pytest.MonkeyPatch, cell: str, batch: int, units: int, split: str
+) -> None:
+    """One gate of 416 units has 26 vectors of 16: 5 rows of them are 13 x 416 multiply-adds more than 9 of half."""
+    monkeypatch.setattr(host, "lanes", lambda dtype: 16)
+    monkeypatch.setattr(host, "matrix_unit", lambda: False)
+    forward = stack(cell, units=units, batch=batch, threads=2, train=False, layers=2)
+    assert {layout.split for layout in planned(forward)} == {split}
+    assert bottom(replace(forward, train=True)).split == "rows"
+
+
+def test_threads_split_rows_however_uneven_where_one_of_the_layers_has_too_few_units() -> None:
+    wide, narrow = LayerSpec("lstm", CellOptions(), 5, 900), LayerSpec("lstm", CellOptions(), 900, 8)
+    few = replace(stack(batch=9, threads=2, train=False), layers=(wide, narrow))
+    assert {layout.split for layout in planned(few)} == {"rows"}
+
+
 @pytest.mark.parametrize(("batch", "chosen"), [(31, False), (32, True)])
 def test_a_matrix_unit_multiplies_only_where_threads_would_have_rows_enough_of_their_own(
     monkeypatch: pytest.MonkeyPatch, batch: int, chosen: bool

@@ -23,9 +23,9 @@ from unrollbench.roofline import MATRIX_UNIT
 from unrollbench.schedule import Schedule, of_case
 from unrollbench.tensors import Array, Gradients, Outputs, State, Tensors, Weights
 
-BRIEF_MULTIPLIES, STEP_MULTIPLIES = 1_000_000, 10_000
-"""Multiply-adds of a pass that takes some tens of microseconds at most, of which a step of a layer counts for as many
-beside its own: it has equations and a barrier."""
+BRIEF_MULTIPLIES, STEP_MULTIPLIES = 30_000_000, 10_000
+"""Multiply-adds of a pass that takes some hundreds of microseconds at most, of which a step of a layer counts for as
+many beside its own: it has equations and a barrier."""
 
 
 class NetworkProgram:

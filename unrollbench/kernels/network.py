@@ -7,7 +7,7 @@ from typing import Literal
 
 from unrollbench import cells
 from unrollbench.case import DTYPES
-from unrollbench.cells import LayerSpec
+from unrollbench.cells import LayerSpec, Stage
 from unrollbench.kernels import amx, cpu, host, parts, specialize, swap, threads, weight_gradient
 from unrollbench.kernels.build import Kernel, Phases
 from unrollbench.kernels.layout import AHEAD_STEPS, LayerLayout
@@ -24,6 +24,9 @@ SMALL_WEIGHTS_BYTES, TINY_WEIGHTS_BYTES = 128 * 1024, 32 * 1024
 """With fewer rows, a layer's weights with which threads split them nevertheless, since a barrier costs more than it
 saves. SMALL: recurrent weights, where no thread has twice as many rows as another. TINY: those of a stage on average,
 with weights for at least as many inputs as units, whatever the rows."""
+EXCHANGED_ROW_MULTIPLIES = 600
+"""Vector multiply-adds that take as long as threads that split units need to exchange a row of a stage, where lines
+take long from one core to the other."""
 AHEAD_LEAST_BYTES, AHEAD_MOST_BYTES = 96 * 1024, 12 * 1024 * 1024
 """Weights of a layer, per thread and of all, with which its steps project inputs ahead."""
 MOST_SUMS_BYTES = 4 * 1024 * 1024
@@ -134,6 +137,7 @@ def _division(spec: NetworkSpec, fused: bool) -> tuple[Literal["rows", "units"],
 
     Where weights come from beyond the second-level cache in each step, enough rows should share them: cut into parts,
     they take more bytes. If a thread's own rows are not enough, all rows may be, and threads read less weights each.
+    Nor do vectors of units split rows that would come out too uneven.
     """
     if spec.threads > 1 and spec.batch_size < ROWS_PER_THREAD * spec.threads:
         return "rows" if _splits_few_rows(spec, fused) else "units", False
@@ -142,7 +146,24 @@ def _division(spec: NetworkSpec, fused: bool) -> tuple[Literal["rows", "units"],
         return "rows", True
     if streams and spec.threads > 1 and _fills_matrix_unit(spec, spec.batch_size, MATRIX_ROWS):
         return "units", True
-    return "rows", False
+    pays = not spec.train and all(_saves_by_units(spec, layer) for layer in spec.layers)
+    return "units" if pays else "rows", False
+
+
+def _saves_by_units(spec: NetworkSpec, layer: LayerSpec) -> bool:
+    """Whether the thread that has most to do in a step has so much less where units are split that it pays.
+
+    Rows come out uneven where there are few, as 9 on two threads do, of which one has 5. A backward step would exchange
+    the gradients of all gates, which takes longer than that saves.
+    """
+    most_rows, lanes = -(-spec.batch_size // spec.threads), host.lanes(spec.dtype)
+
+    def saved(s: Stage) -> int:
+        blocks = -(-(layer.output_size if s.projects else layer.num_units) // lanes)
+        most_blocks = -(-blocks // spec.threads)
+        return len(s.gates) * _operand_size(layer, s) * (most_rows * blocks - spec.batch_size * most_blocks)
+
+    return min(map(saved, _cell(spec, layer).stages)) >= EXCHANGED_ROW_MULTIPLIES * spec.batch_size
 
 
 def _fills_matrix_unit(spec: NetworkSpec, rows: int, least: int) -> bool:
@@ -184,8 +205,13 @@ def _weight_bytes(spec: NetworkSpec, layer: LayerSpec, input_size: int) -> int:
     """Bytes of a layer's recurrent weights and of so many rows of W_x."""
     stages = _cell(spec, layer).stages
     columns = [len(s.gates) * (layer.output_size if s.projects else layer.num_units) for s in stages]
-    rows = [(layer.output_size if s.operand == "h" else layer.num_units) + s.takes_input * input_size for s in stages]
+    rows = [_operand_size(layer, s) + s.takes_input * input_size for s in stages]
     return DTYPES[spec.dtype] * sum(c * r for c, r in zip(columns, rows, strict=True))
+
+
+def _operand_size(layer: LayerSpec, s: Stage) -> int:
+    """Numbers in a row of what a stage multiplies by its recurrent weights."""
+    return layer.output_size if s.operand == "h" else layer.num_units
 
 
 def compile_network(spec: NetworkSpec, schedule: Schedule, phases: Phases) -> Network:

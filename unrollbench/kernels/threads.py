@@ -55,8 +55,8 @@ def _callable(called: Kernel) -> Any:
 
 
 # The caller's set of processors changes for the run, so that it comes to its own one and stays there. A brief run of a
-# caller that is there already does without: the calls of the system would take as long as the run, in which it hardly
-# moves. Nor does the set change where the system's own sets are larger than ours.
+# caller that is there already does without: the calls of the system would take some microseconds, and it hardly moves
+# in a run that takes some hundreds. Nor does the set change where the system's own sets are larger than ours.
 _PIN = f"""
     own, pinned = watch(control + {OWN_CPU}), 0
     if brief and own == sched_getcpu():
@@ -138,7 +138,7 @@ relax(spins): one turn of a spin loop, which has had so many. arrive(arrivals, t
 arrivals: the address of the threads' counts, ARRIVAL_BYTES apart, which nothing else touches. meet(arrivals, thread,
 threads): returns when all `threads` have arrived as often as this one. barrier(arrivals, thread, threads): both.
 serve(control, thread): runs what is launched, again and again, until it is stopped. launch(control, function, frames,
-stride, others, brief): runs a function on all threads, with a frame each; brief: whether that takes but microseconds.
+stride, others, brief): runs a function on all threads, with a frame each; brief: whether that takes no millisecond.
 stop(control): ends the threads.
 """
 
@@ -249,7 +249,7 @@ class Team:
         """
         if not self.close.alive:
             raise RuntimeError("this program was closed, or its process was forked: its threads are not here")
-        if frames is not self._frames:  # to ask an array for its address takes as long as a brief run
+        if frames is not self._frames:  # to ask an array for its address takes as long as the briefest run
             self._frames, self._frames_at = frames, frames.ctypes.data
         if self.size == 1:
             _c_function(1)(function)(self._frames_at)
