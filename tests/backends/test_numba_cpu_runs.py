@@ -21,7 +21,7 @@ from tests.backends.numba_programs import (
 )
 from unrollbench.backends.numba_cpu import NetworkProgram, NumbaCpu
 from unrollbench.case import Case
-from unrollbench.kernels import network, pack
+from unrollbench.kernels import division, pack
 from unrollbench.kernels.spec import spec_of
 from unrollbench.schedule import of_case
 from unrollbench.tensors import Outputs, draw
@@ -80,7 +80,7 @@ def test_time_may_change_from_call_to_call_and_nothing_is_compiled_again(axes: d
 def test_inputs_that_are_projected_ahead_are_those_of_every_length(
     monkeypatch: pytest.MonkeyPatch, cell: str, axes: dict[str, Any], threads: int
 ) -> None:
-    monkeypatch.setattr(network, "_projects_ahead", lambda *_: True)  # on hosts, too, where it would cost
+    monkeypatch.setattr(division, "_projects_ahead", lambda *_: True)  # on hosts, too, where it would cost
     case = Case(**{**SMALL, **CELLS[cell], "batch_size": 1, "parallel_iterations": 48, **axes, "threads": threads})
     program = NetworkProgram(spec_of(case), of_case(case))
     try:

@@ -6,9 +6,9 @@ import pytest
 
 from unrollbench.case import CellOptions
 from unrollbench.cells import LayerSpec
-from unrollbench.kernels import network
+from unrollbench.kernels import division
+from unrollbench.kernels.division import layouts
 from unrollbench.kernels.layout import LayerLayout
-from unrollbench.kernels.network import layouts
 from unrollbench.kernels.spec import NetworkSpec
 from unrollbench.schedule import schedule
 
@@ -43,4 +43,4 @@ def planned(spec: NetworkSpec, *, window: int = 32) -> tuple[LayerLayout, ...]:
 
 def sharing_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no step were so small that a barrier costs more than threads gain by sharing its few rows."""
-    monkeypatch.setattr(network, "TINY_WEIGHTS_BYTES", 0)
+    monkeypatch.setattr(division, "TINY_WEIGHTS_BYTES", 0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from unrollbench.case import Case
-from unrollbench.kernels import forward, host, network
+from unrollbench.kernels import division, forward, host
 from unrollbench.kernels.layout import Group, LayerLayout, StageLayout, inputs_of
 from unrollbench.kernels.source import define
 from unrollbench.kernels.spec import spec_of
@@ -48,7 +48,7 @@ def frame(layout: LayerLayout, thread: int) -> dict[int, int]:
 
 def step(case: Case, thread: int, t: int) -> list[Tile]:
     """The tiles of the bottom layer's step t, in order."""
-    layouts = network.layouts(spec_of(case), of_case(case))
+    layouts = division.layouts(spec_of(case), of_case(case))
     layout, found, asked = layouts[0], list[Tile](), list[Lines]()
     fields = {**frame(layout, thread), layout.fields["limit"]: case.sequence_length}
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.kernels.stacks import stack
 from unrollbench.kernels import source, specialize
-from unrollbench.kernels.network import layouts
+from unrollbench.kernels.division import layouts
 from unrollbench.kernels.weight_gradient import PANEL_ROWS
 from unrollbench.schedule import Schedule, schedule
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from unrollbench.kernels.equations import MOST_TOGETHER, Equations, Touched
 from unrollbench.kernels.expression import Expression
-from unrollbench.kernels.layout import AHEAD_STEPS, Group, Inputs, LayerLayout, StageLayout, partition
+from unrollbench.kernels.layout import AHEAD_STEPS, Group, Inputs, LayerLayout, StageLayout
+from unrollbench.kernels.partition import partition
 from unrollbench.kernels.places import Places, exposed
 from unrollbench.kernels.source import (
     array,

@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from unrollbench import cells
-from unrollbench.case import DTYPES
-from unrollbench.cells import LayerSpec, Stage
-from unrollbench.kernels import amx, cpu, host, parts, specialize, swap, threads, weight_gradient
+from unrollbench.kernels import amx, cpu, specialize, swap, threads, weight_gradient
 from unrollbench.kernels.build import Kernel, Phases
-from unrollbench.kernels.layout import AHEAD_STEPS, LayerLayout
+from unrollbench.kernels.division import layouts
+from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.spec import NetworkSpec
 from unrollbench.kernels.words import peek
 from unrollbench.schedule import Schedule
-
-SHARE_KEPT = 0.75
-"""Of the second-level cache: weights that take no more are still there at the next step, beside all else."""
-ROWS_PER_THREAD = 4
-"""From this many batch rows per thread on, threads split rows and need no barrier between steps."""
-SMALL_WEIGHTS_BYTES, TINY_WEIGHTS_BYTES = 128 * 1024, 32 * 1024
-"""With fewer rows, a layer's weights with which threads split them nevertheless, since a barrier costs more than it
-saves. SMALL: recurrent weights, where no thread has twice as many rows as another. TINY: those of a stage on average,
-with weights for at least as many inputs as units, whatever the rows."""
-EXCHANGED_ROW_MULTIPLIES = 600
-"""Vector multiply-adds that take as long as threads that split units need to exchange a row of a stage, where lines
-take long from one core to the other."""
-AHEAD_LEAST_BYTES, AHEAD_MOST_BYTES = 96 * 1024, 12 * 1024 * 1024
-"""Weights of a layer, per thread and of all, with which its steps project inputs ahead."""
-MOST_SUMS_BYTES = 4 * 1024 * 1024
-"""Most weights with which threads may add up gradients of their own rows: with more it saves nothing and takes room."""
-MATRIX_ROWS, MATRIX_STREAMING_ROWS, MATRIX_FULL = 12, 32, 0.8
-"""Rows from which on a matrix unit pays, those that a thread should have where no cache keeps weights, and
-what part of its tiles must be full."""
 
 
 @dataclass(frozen=True)
@@ -56,162 +34,6 @@ class Network:
         kernels = set().union(*(entry.reachable() for entry in self.entries.values()))
         sizes = [kernel.code_bytes for kernel in kernels]
         return None if None in sizes else sum(size for size in sizes if size is not None)
-
-
-def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
-    """Each layer's layout; layers below the top keep a window of outputs, the top keeps all."""
-    fused = schedule.window == 1
-    split, on_matrix_unit = _division(spec, fused)
-    apart = split == "rows" and spec.threads > 1 and not on_matrix_unit
-    sums_apart, own_slots = apart and _sums_apart(spec), apart and _own_slots(spec)
-    return tuple(
-        LayerLayout(
-            layer,
-            _cell(spec, layer),
-            spec.dtype,
-            spec.batch_size,
-            spec.threads,
-            spec.train,
-            index == len(spec.layers) - 1,
-            split,
-            fused,
-            _read_per_step(spec, index, fused) > _kept_bytes(),
-            _projects_ahead(spec, layer, schedule),
-            on_matrix_unit,
-            sums_apart,
-            own_slots,
-        )
-        for index, layer in enumerate(spec.layers)
-    )
-
-
-def _splits_few_rows(spec: NetworkSpec, fused: bool) -> bool:
-    """Whether threads have rows of their own that are fewer than ROWS_PER_THREAD each, some of them perhaps none.
-
-    Each then reads all weights of a step. Where all have the same two rows or more, and a second-level cache keeps the
-    weights, that takes no longer than the multiply-adds.
-    """
-    equal, two = spec.batch_size % spec.threads == 0, spec.batch_size >= 2 * spec.threads
-    if equal and two and _most_read_per_step(spec, fused) <= _kept_bytes():
-        return True
-    if (equal or two) and max(_weight_bytes(spec, layer, 0) for layer in spec.layers) <= SMALL_WEIGHTS_BYTES:
-        return True
-    return max(_bytes_of_a_stage(spec, layer) for layer in spec.layers) <= TINY_WEIGHTS_BYTES
-
-
-def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> bool:
-    """Whether that pays: one row's steps wait for their weights, unless all are in the first-level cache.
-
-    With so many weights that those of inputs and steps drive each other out of the last cache, it does not, nor where
-    registers are too few for the sums of both products: with 16 it cost up to a fifth. A group of unit blocks has
-    AHEAD_STEPS tiles for its columns, so these are not more than that.
-    """
-    read = _weight_bytes(spec, layer, layer.input_size)
-    pays = AHEAD_LEAST_BYTES * spec.threads <= read <= AHEAD_MOST_BYTES
-    gates = max(len(s.gates) for s in _cell(spec, layer).stages)
-    fits = gates <= AHEAD_STEPS and host.vector_unit().registers >= 32
-    return pays and fits and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS
-
-
-def _sums_apart(spec: NetworkSpec) -> bool:
-    """Whether threads with rows of their own may add up the weight gradients of these alone.
-
-    They do where all have about as many, and weights are few.
-    """
-    even = spec.batch_size % spec.threads == 0 or spec.batch_size >= ROWS_PER_THREAD * spec.threads
-    weights = sum(_weight_bytes(spec, each, each.input_size) for each in spec.layers)
-    return spec.train and even and weights <= MOST_SUMS_BYTES
-
-
-def _own_slots(spec: NetworkSpec) -> bool:
-    """Whether threads with rows of their own, none without any, have slots of their own, which are all as large.
-
-    Not where activations are swapped: the file would grow beyond what a plan expects by what is left empty where some
-    threads have more rows than others.
-    """
-    return spec.batch_size >= spec.threads and not spec.swap_memory
-
-
-def _division(spec: NetworkSpec, fused: bool) -> tuple[Literal["rows", "units"], bool]:
-    """What threads have of their own, and whether a matrix unit multiplies, which is so where that is faster.
-
-    Where weights come from beyond the second-level cache in each step, enough rows should share them: cut into parts,
-    they take more bytes. If a thread's own rows are not enough, all rows may be, and threads read less weights each.
-    Nor do vectors of units split rows that would come out too uneven.
-    """
-    if spec.threads > 1 and spec.batch_size < ROWS_PER_THREAD * spec.threads:
-        return "rows" if _splits_few_rows(spec, fused) else "units", False
-    streams = _most_read_per_step(spec, fused) * parts.PARTS / 2 > _kept_bytes()
-    if _fills_matrix_unit(spec, spec.batch_size // spec.threads, MATRIX_STREAMING_ROWS if streams else MATRIX_ROWS):
-        return "rows", True
-    if streams and spec.threads > 1 and _fills_matrix_unit(spec, spec.batch_size, MATRIX_ROWS):
-        return "units", True
-    pays = not spec.train and all(_saves_by_units(spec, layer) for layer in spec.layers)
-    return "units" if pays else "rows", False
-
-
-def _saves_by_units(spec: NetworkSpec, layer: LayerSpec) -> bool:
-    """Whether the thread that has most to do in a step has so much less where units are split that it pays.
-
-    Rows come out uneven where there are few, as 9 on two threads do, of which one has 5. A backward step would exchange
-    the gradients of all gates, which takes longer than that saves.
-    """
-    most_rows, lanes = -(-spec.batch_size // spec.threads), host.lanes(spec.dtype)
-
-    def saved(s: Stage) -> int:
-        blocks = -(-(layer.output_size if s.projects else layer.num_units) // lanes)
-        most_blocks = -(-blocks // spec.threads)
-        return len(s.gates) * _operand_size(layer, s) * (most_rows * blocks - spec.batch_size * most_blocks)
-
-    return min(map(saved, _cell(spec, layer).stages)) >= EXCHANGED_ROW_MULTIPLIES * spec.batch_size
-
-
-def _fills_matrix_unit(spec: NetworkSpec, rows: int, least: int) -> bool:
-    """Whether there is a matrix unit, and at least so many rows to fill most of its tiles with units."""
-    taken = amx.tiles(rows) * amx.ROWS
-    units = min(min(layer.num_units, layer.output_size) for layer in spec.layers)
-    full = rows * units >= MATRIX_FULL * taken * parts.chunks(units) * parts.CHUNK
-    return spec.dtype == "float32" and rows >= least and full and host.matrix_unit()
-
-
-def _kept_bytes() -> float:
-    """Bytes of weights that a core's second-level cache keeps from step to step."""
-    return SHARE_KEPT * host.second_level_cache_bytes()
-
-
-def _most_read_per_step(spec: NetworkSpec, fused: bool) -> int:
-    """`_read_per_step` of the layer that has most of them."""
-    return max(_read_per_step(spec, layer, fused) for layer in range(len(spec.layers)))
-
-
-def _read_per_step(spec: NetworkSpec, layer: int, fused: bool) -> int:
-    """Bytes of weights between two steps of a layer: those of all layers, or without W_x its own, again and again."""
-    if not fused:
-        return _weight_bytes(spec, spec.layers[layer], 0)
-    return sum(_weight_bytes(spec, each, each.input_size) for each in spec.layers)
-
-
-def _bytes_of_a_stage(spec: NetworkSpec, layer: LayerSpec) -> float:
-    """Bytes of weights of a stage on average, with as many inputs as units if there are fewer."""
-    inputs = max(layer.input_size, layer.num_units)
-    return _weight_bytes(spec, layer, inputs) / len(_cell(spec, layer).stages)
-
-
-def _cell(spec: NetworkSpec, layer: LayerSpec) -> cells.Cell:
-    return cells.load(layer.cell, layer.options, spec.dtype)
-
-
-def _weight_bytes(spec: NetworkSpec, layer: LayerSpec, input_size: int) -> int:
-    """Bytes of a layer's recurrent weights and of so many rows of W_x."""
-    stages = _cell(spec, layer).stages
-    columns = [len(s.gates) * (layer.output_size if s.projects else layer.num_units) for s in stages]
-    rows = [_operand_size(layer, s) + s.takes_input * input_size for s in stages]
-    return DTYPES[spec.dtype] * sum(c * r for c, r in zip(columns, rows, strict=True))
-
-
-def _operand_size(layer: LayerSpec, s: Stage) -> int:
-    """Numbers in a row of what a stage multiplies by its recurrent weights."""
-    return layer.output_size if s.operand == "h" else layer.num_units
 
 
 def compile_network(spec: NetworkSpec, schedule: Schedule, phases: Phases) -> Network:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from textwrap import indent
 from typing import Any
 
-from unrollbench.kernels.layout import Group, LayerLayout, Partition, StageLayout
+from unrollbench.kernels.layout import Group, LayerLayout, StageLayout
+from unrollbench.kernels.partition import Partition
 
 _numbers = itertools.count()
 
