@@ -224,16 +224,29 @@ def test_a_window_of_one_step_needs_room_for_a_tile_of_gates_and_two_slots_of_ou
         (50, 1, 1, 32, False),
         (60, 1, 1, 32, True),
         (60, 1, 2, 32, False),
-        (1000, 1, 1, 32, False),
+        (793, 1, 1, 32, True),
+        (794, 1, 1, 32, False),
     ],
 )
 @pytest.mark.parametrize("registers", [16, 32])
 def test_steps_of_one_row_project_ahead_where_their_weights_come_from_a_cache_but_the_first(
     monkeypatch: pytest.MonkeyPatch, units: int, batch: int, threads: int, window: int, ahead: bool, registers: int
 ) -> None:
+    """2 x 4 x 793^2 numbers of float32 take hardly 0.6 of 32 MiB."""
+    monkeypatch.setattr(host, "third_level_cache_bytes", lambda: 32 * 1024 * 1024)
     with_registers(monkeypatch, registers)
     spec = stack("lstm", units=units, batch=batch, threads=threads, layers=2)
     assert planned(spec, window=window)[1].projects_ahead == (ahead and registers == 32)
+
+
+@pytest.mark.parametrize(("units", "ahead"), [(809, True), (810, False)])
+def test_steps_project_no_more_inputs_ahead_however_large_the_third_level_cache(
+    monkeypatch: pytest.MonkeyPatch, units: int, ahead: bool
+) -> None:
+    """2 x 4 x 809^2 numbers of float32 take hardly 20 MiB."""
+    monkeypatch.setattr(host, "third_level_cache_bytes", lambda: 256 * 1024 * 1024)
+    with_registers(monkeypatch, 32)
+    assert planned(stack("lstm", units=units, batch=1, layers=2))[1].projects_ahead == ahead
 
 
 @pytest.mark.parametrize(("gates", "ahead"), [(8, True), (9, False)])

@@ -26,8 +26,8 @@ with weights for at least as many inputs as units, whatever the rows."""
 EXCHANGED_ROW_MULTIPLIES = 600
 """Vector multiply-adds that take as long as threads that split units need to exchange a row of a stage, where lines
 take long from one core to the other."""
-AHEAD_LEAST_BYTES, AHEAD_MOST_BYTES = 96 * 1024, 12 * 1024 * 1024
-"""Weights of a layer, per thread and of all, with which its steps project inputs ahead."""
+AHEAD_LEAST_BYTES, AHEAD_MOST_BYTES, AHEAD_SHARE = 96 * 1024, 20 * 1024 * 1024, 0.6
+"""Weights of a layer with which its steps project inputs ahead: per thread, of all, and of the third-level cache."""
 MOST_SUMS_BYTES = 4 * 1024 * 1024
 """Most weights with which threads may add up gradients of their own rows: with more it saves nothing and takes room."""
 MATRIX_ROWS, MATRIX_STREAMING_ROWS, MATRIX_FULL = 12, 32, 0.8
@@ -79,12 +79,13 @@ def _splits_few_rows(spec: NetworkSpec, fused: bool) -> bool:
 def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> bool:
     """Whether that pays: one row's steps wait for their weights, unless all are in the first-level cache.
 
-    With so many weights that those of inputs and steps drive each other out of the last cache, it does not, nor where
-    registers are too few for the sums of both products: with 16 it cost up to a fifth. A group of unit blocks has
+    With so many weights that those of inputs and steps drive each other out of the third-level cache, it does not, nor
+    where registers are too few for the sums of both products: with 16 it cost up to a fifth. A group of unit blocks has
     AHEAD_STEPS tiles for its columns, so these are not more than that.
     """
     read = _weight_bytes(spec, layer, layer.input_size)
-    pays = AHEAD_LEAST_BYTES * spec.threads <= read <= AHEAD_MOST_BYTES
+    most = min(AHEAD_MOST_BYTES, AHEAD_SHARE * host.third_level_cache_bytes())
+    pays = AHEAD_LEAST_BYTES * spec.threads <= read <= most
     gates = max(len(s.gates) for s in _cell(spec, layer).stages)
     fits = gates <= AHEAD_STEPS and host.vector_unit().registers >= 32
     return pays and fits and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS

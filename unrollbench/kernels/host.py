@@ -1,4 +1,4 @@
-"""What the host's vector unit is, as LLVM detects it, its second-level cache, and whether it has a matrix unit."""
+"""What the host's vector unit is, as LLVM detects it, its caches, and whether it has a matrix unit."""
 
 from __future__ import annotations
 
@@ -46,11 +46,21 @@ def vector_unit() -> VectorUnit:
 @cache
 def second_level_cache_bytes() -> int:
     """Bytes of one core's second-level cache, as Linux tells; where it does not, what most have at least."""
+    return _cache_bytes(2, 1024 * 1024)
+
+
+@cache
+def third_level_cache_bytes() -> int:
+    """Bytes of the cache that the cores share, as Linux tells; where it does not, what most servers have at least."""
+    return _cache_bytes(3, 16 * 1024 * 1024)
+
+
+def _cache_bytes(level: int, otherwise: int) -> int:
     try:
-        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+        text = Path(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size").read_text().strip()
         return int(text.removesuffix("K")) * 1024
     except (OSError, ValueError):
-        return 1024 * 1024
+        return otherwise
 
 
 def lanes(dtype: str) -> int:
