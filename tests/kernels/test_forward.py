@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.kernels.stacks import sharing_rows
 from unrollbench.case import Case
 from unrollbench.kernels import division, forward, host
 from unrollbench.kernels.layout import Group, LayerLayout, StageLayout, inputs_of
@@ -103,6 +104,7 @@ def test_tiles_ask_for_what_the_next_one_touches_and_for_no_line_of_another_thre
     monkeypatch: pytest.MonkeyPatch, axes: dict[str, Any], t: int
 ) -> None:
     monkeypatch.setattr(host, "matrix_unit", lambda: False)
+    sharing_rows(monkeypatch)
     case = Case(**{"cell": "lstm", "mode": "train", "sequence_length": 6, "parallel_iterations": 4, **axes})
     for thread in range(case.threads):
         tiles = step(case, thread, t)

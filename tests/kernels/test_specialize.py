@@ -226,7 +226,7 @@ def test_threads_with_rows_of_their_own_wait_only_before_the_sum_of_their_gradie
 
 
 @pytest.mark.parametrize("execution", ["static", "dynamic", "stepwise"])
-@pytest.mark.parametrize("units", [6, 100])
+@pytest.mark.parametrize("units", [6, 300])
 def test_a_pass_begins_with_the_state_of_every_layer_and_waits_for_it_where_threads_share_rows(
     execution: str, units: int
 ) -> None:
@@ -237,14 +237,14 @@ def test_a_pass_begins_with_the_state_of_every_layer_and_waits_for_it_where_thre
         nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
         first, second, *rest = (node.func.id for node in nodes if node.func.id != "peek")  # type: ignore[attr-defined]
         assert (first, second) == (f"{begin}_0", f"{begin}_1")
-        assert rest == [] if execution == "stepwise" else (rest[0] == "barrier") == (units == 100)
+        assert rest == [] if execution == "stepwise" else (rest[0] == "barrier") == (units == 300)
 
 
 @pytest.mark.parametrize("execution", ["static", "dynamic", "stepwise"])
 def test_only_programs_of_several_threads_wait_for_each_other(execution: str) -> None:
     planned = schedule(execution, num_layers=2, max_time=4)
     assert sum(calls(tree)["barrier"] for tree in texts(planned).values()) == 0
-    assert sum(calls(tree)["barrier"] for tree in texts(planned, threads=2, units=100).values()) > 0
+    assert sum(calls(tree)["barrier"] for tree in texts(planned, threads=2, units=300).values()) > 0
 
 
 def test_a_swapping_loop_releases_every_layer_once_per_window_in_both_directions() -> None:
@@ -277,7 +277,7 @@ def test_threads_with_rows_of_their_own_wait_before_gradients_of_few_rows_or_bef
 
 @pytest.mark.parametrize("execution", ["static", "dynamic"])
 def test_threads_that_share_rows_wait_around_every_product_of_a_windows_rows(execution: str) -> None:
-    found = texts(schedule(execution, num_layers=3, max_time=4), threads=2, batch=3, units=100)
+    found = texts(schedule(execution, num_layers=3, max_time=4), threads=2, batch=3, units=300)
     forward, backward = ([line.strip() for line in ast.unparse(tree).splitlines()] for tree in found.values())
     projects = [index for index, line in enumerate(forward) if line.startswith("project_")]
     assert len(projects) == 3

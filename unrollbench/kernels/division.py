@@ -13,19 +13,22 @@ from unrollbench.cells import LayerSpec, Stage
 from unrollbench.kernels import amx, host, parts
 from unrollbench.kernels.layout import AHEAD_STEPS, LayerLayout
 from unrollbench.kernels.spec import NetworkSpec
+from unrollbench.kernels.words import LINE_BYTES
 from unrollbench.schedule import Schedule
 
 SHARE_KEPT = 0.75
 """Of the second-level cache: weights that take no more are still there at the next step, beside all else."""
-ROWS_PER_THREAD = 4
-"""From this many batch rows per thread on, threads split rows and need no barrier between steps."""
-SMALL_WEIGHTS_BYTES, TINY_WEIGHTS_BYTES = 128 * 1024, 32 * 1024
-"""With fewer rows, a layer's weights with which threads split them nevertheless, since a barrier costs more than it
-saves. SMALL: recurrent weights, where no thread has twice as many rows as another. TINY: those of a stage on average,
-with weights for at least as many inputs as units, whatever the rows."""
-EXCHANGED_ROW_MULTIPLIES = 600
-"""Vector multiply-adds that take as long as threads that split units need to exchange a row of a stage, where lines
-take long from one core to the other."""
+ROWS_PER_THREAD, UNEVEN_ROWS_PER_THREAD = 4, 8
+"""From this many batch rows per thread on, threads split rows and need no barrier between steps: if all have as many,
+and if some have one more."""
+SMALL_WEIGHTS_BYTES = 128 * 1024
+"""With fewer rows, as many per thread, recurrent weights of a layer with which threads split them nevertheless, since a
+barrier costs more than it saves."""
+BARRIER_MULTIPLIES, LINE_MULTIPLIES = 500, 24
+"""Vector multiply-adds that take as long as threads that split units need to wait for each other, and for each line of
+a cache that they exchange: halfway between what was measured while two cores were near and while they were far."""
+WAITING_ROWS = 2
+"""Rows of a tile whose multiply-adds take as long as a second-level cache needs to bring the weights."""
 AHEAD_LEAST_BYTES, AHEAD_MOST_BYTES, AHEAD_SHARE = 96 * 1024, 20 * 1024 * 1024, 0.6
 """Weights of a layer with which its steps project inputs ahead: per thread, of all, and of the third-level cache."""
 MOST_SUMS_BYTES = 4 * 1024 * 1024
@@ -66,14 +69,13 @@ def _splits_few_rows(spec: NetworkSpec, fused: bool) -> bool:
     """Whether threads have rows of their own that are fewer than ROWS_PER_THREAD each, some of them perhaps none.
 
     Each then reads all weights of a step. Where all have the same two rows or more, and a second-level cache keeps the
-    weights, that takes no longer than the multiply-adds.
+    weights, that takes hardly longer than the multiply-adds.
     """
-    equal, two = spec.batch_size % spec.threads == 0, spec.batch_size >= 2 * spec.threads
-    if equal and two and _most_read_per_step(spec, fused) <= _kept_bytes():
+    if spec.batch_size % spec.threads:
+        return not _saves_by_units(spec, fused)
+    if spec.batch_size >= 2 * spec.threads and _most_read_per_step(spec, fused) <= _kept_bytes():
         return True
-    if (equal or two) and max(_weight_bytes(spec, layer, 0) for layer in spec.layers) <= SMALL_WEIGHTS_BYTES:
-        return True
-    return max(_bytes_of_a_stage(spec, layer) for layer in spec.layers) <= TINY_WEIGHTS_BYTES
+    return max(_weight_bytes(spec, layer, 0) for layer in spec.layers) <= SMALL_WEIGHTS_BYTES
 
 
 def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> bool:
@@ -115,7 +117,7 @@ def _split(spec: NetworkSpec, fused: bool) -> tuple[Literal["rows", "units"], bo
 
     Where weights come from beyond the second-level cache in each step, enough rows should share them: cut into parts,
     they take more bytes. If a thread's own rows are not enough, all rows may be, and threads read less weights each.
-    Nor do vectors of units split rows that would come out too uneven.
+    Where rows would come out uneven threads may share them without one, too.
     """
     if spec.threads > 1 and spec.batch_size < ROWS_PER_THREAD * spec.threads:
         return "rows" if _splits_few_rows(spec, fused) else "units", False
@@ -124,24 +126,29 @@ def _split(spec: NetworkSpec, fused: bool) -> tuple[Literal["rows", "units"], bo
         return "rows", True
     if streams and spec.threads > 1 and _fills_matrix_unit(spec, spec.batch_size, MATRIX_ROWS):
         return "units", True
-    pays = not spec.train and all(_saves_by_units(spec, layer) for layer in spec.layers)
-    return "units" if pays else "rows", False
+    uneven = spec.batch_size % spec.threads and spec.batch_size < UNEVEN_ROWS_PER_THREAD * spec.threads
+    return "units" if uneven and _saves_by_units(spec, fused) else "rows", False
 
 
-def _saves_by_units(spec: NetworkSpec, layer: LayerSpec) -> bool:
-    """Whether the thread that has most to do in a step has so much less where units are split that it pays.
+def _saves_by_units(spec: NetworkSpec, fused: bool) -> bool:
+    """Whether threads that split units have so much less to multiply that it pays for what they exchange.
 
-    Rows come out uneven where there are few, as 9 on two threads do, of which one has 5. A backward step would exchange
-    the gradients of all gates, which takes longer than that saves.
+    Of 9 rows, one of two threads would have 5; of one row, it would have to wait for all weights. What is exchanged are
+    the stages' units, and on the way back the gradients of all their gates.
     """
-    most_rows, lanes = -(-spec.batch_size // spec.threads), host.lanes(spec.dtype)
-
-    def saved(s: Stage) -> int:
-        blocks = -(-(layer.output_size if s.projects else layer.num_units) // lanes)
-        most_blocks = -(-blocks // spec.threads)
-        return len(s.gates) * _operand_size(layer, s) * (most_rows * blocks - spec.batch_size * most_blocks)
-
-    return min(map(saved, _cell(spec, layer).stages)) >= EXCHANGED_ROW_MULTIPLIES * spec.batch_size
+    most_rows, lanes, passes = -(-spec.batch_size // spec.threads), host.lanes(spec.dtype), 1 + spec.train
+    saved = 0.0
+    for layer in spec.layers:
+        for s in _cell(spec, layer).stages:
+            units, gates = layer.output_size if s.projects else layer.num_units, len(s.gates)
+            depth = _operand_size(layer, s) + (layer.input_size if fused and s.takes_input else 0)
+            blocks = -(-units // lanes)
+            of_rows = max(most_rows, WAITING_ROWS) * blocks
+            of_units = max(spec.batch_size, WAITING_ROWS) * -(-blocks // spec.threads)
+            lines = spec.batch_size * units * DTYPES[spec.dtype] / LINE_BYTES
+            saved += passes * (gates * depth * (of_rows - of_units) - BARRIER_MULTIPLIES)
+            saved -= LINE_MULTIPLIES * lines * (1 + gates * spec.train)
+    return saved > 0
 
 
 def _fills_matrix_unit(spec: NetworkSpec, rows: int, least: int) -> bool:
@@ -167,12 +174,6 @@ def _read_per_step(spec: NetworkSpec, layer: int, fused: bool) -> int:
     if not fused:
         return _weight_bytes(spec, spec.layers[layer], 0)
     return sum(_weight_bytes(spec, each, each.input_size) for each in spec.layers)
-
-
-def _bytes_of_a_stage(spec: NetworkSpec, layer: LayerSpec) -> float:
-    """Bytes of weights of a stage on average, with as many inputs as units if there are fewer."""
-    inputs = max(layer.input_size, layer.num_units)
-    return _weight_bytes(spec, layer, inputs) / len(_cell(spec, layer).stages)
 
 
 def _cell(spec: NetworkSpec, layer: LayerSpec) -> cells.Cell:
