@@ -20,6 +20,7 @@ host.vector_unit, host.matrix_unit = lambda: unit, lambda: False
 from tests.backends.numba_programs import check, run
 from unrollbench.backends.numba_cpu import NetworkProgram
 from unrollbench.case import Case, CellOptions
+from unrollbench.kernels import division
 from unrollbench.kernels.spec import spec_of
 from unrollbench.schedule import of_case
 from unrollbench.tensors import draw
@@ -37,12 +38,14 @@ for axes in (
     dict(cell="lstm", batch_size=7, num_units=100, threads=2),
 ):
     case = Case(**dict(mode="train", sequence_length=6, input_size=9, num_units=33, parallel_iterations=4) | axes)
-    tensors = draw(case)
+    tensors, shared = draw(case), case.threads > 1 and case.batch_size < 8
+    division._saves_by_units = lambda *_, shared=shared: shared
     for kept in (1 << 20, 0):
         host.second_level_cache_bytes = lambda: kept
         with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
             assert program.listing().multiplied_by == f"vectors of {8 * unit.width_bytes} bits"
             assert all(layout.streams == (kept == 0) for layout in program.network.layouts)
+            assert {layout.split for layout in program.network.layouts} == {"units" if shared else "rows"}
             check(case, tensors, run(program, case, tensors))
         print("as the reference:", axes)
 """

@@ -136,7 +136,7 @@ def test_threads_have_sums_of_their_own_where_they_have_rows_and_weights_are_few
     assert not taken(units=350, layers=2)  # 1.9 and 3.7 MiB
     assert not taken(threads=1)
     assert not taken(train=False)
-    assert not taken(batch=3, units=100)  # they share rows
+    assert not taken(batch=3, units=300)  # they share rows
     assert not taken(batch=1)  # one has none
     assert not taken(batch=3)  # one has twice as many as the other
     assert taken(batch=2)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from unrollbench import graph
 from unrollbench.backends import Listing, Memory
-from unrollbench.case import Case
+from unrollbench.case import DTYPES, Case
 from unrollbench.kernels import pack
 from unrollbench.kernels.buffers import Buffers, order
 from unrollbench.kernels.build import Kernel, Phases
@@ -24,8 +24,8 @@ from unrollbench.schedule import Schedule, of_case
 from unrollbench.tensors import Array, Gradients, Outputs, State, Tensors, Weights
 
 BRIEF_MULTIPLIES, STEP_MULTIPLIES = 30_000_000, 10_000
-"""Multiply-adds of a pass that takes some hundreds of microseconds at most, of which a step of a layer counts for as
-many beside its own: it has equations and a barrier."""
+"""Multiply-adds of float32 that take some hundreds of microseconds, or a few milliseconds where weights come from
+memory. A step of a layer counts for as many beside its own: it has equations and a barrier."""
 
 
 class NetworkProgram:
@@ -46,8 +46,9 @@ class NetworkProgram:
         self._phases = phases
         self._spent = False
         stages = [(layout, s) for layout in self.network.layouts for s in layout.stages]
-        weights = sum(layout.kernel_rows(s) * s.columns * layout.lanes for layout, s in stages)
-        self._step_multiplies = spec.batch_size * weights + STEP_MULTIPLIES * len(self.network.layouts)
+        weights = sum(layout.kernel_rows(s) * s.columns * layout.width // DTYPES["float32"] for layout, s in stages)
+        multiplies = spec.batch_size * weights + STEP_MULTIPLIES * len(self.network.layouts)
+        self._step_multiplies = (1 + spec.train) * multiplies  # a backward step has twice those of a forward one
 
     # ------------------------------------------------------------ what to compute with
 

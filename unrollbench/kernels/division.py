@@ -1,6 +1,6 @@
 """How threads divide a network's work, and which of the ways to do it pay: each layer's layout.
 
-The figures that decide were measured, on servers of Zen 3, Zen 4 and with AMX.
+The figures that decide were measured, most of them on two cores of a Zen 4 server, those of the matrix unit on a Xeon.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ and if some have one more."""
 SMALL_WEIGHTS_BYTES = 128 * 1024
 """With fewer rows, as many per thread, recurrent weights of a layer with which threads split them nevertheless, since a
 barrier costs more than it saves."""
-BARRIER_MULTIPLIES, LINE_MULTIPLIES = 500, 24
-"""Vector multiply-adds that take as long as threads that split units need to wait for each other, and for each line of
-a cache that they exchange: halfway between what was measured while two cores were near and while they were far."""
+BARRIER_MULTIPLIES, LINE_MULTIPLIES = 500, 60
+"""Vector multiply-adds that take as long as two threads that split units need to wait for each other, and for each line
+of a cache that they exchange: halfway between what was measured while two cores were near and while they were far."""
 WAITING_ROWS = 2
 """Rows of a tile whose multiply-adds take as long as a second-level cache needs to bring the weights."""
 AHEAD_LEAST_BYTES, AHEAD_MOST_BYTES, AHEAD_SHARE = 96 * 1024, 20 * 1024 * 1024, 0.6
-"""Weights of a layer with which its steps project inputs ahead: per thread, of all, and of the third-level cache."""
+"""Weights of a layer with which its steps project inputs ahead: per thread that reads them, of all, and of the
+third-level cache."""
 MOST_SUMS_BYTES = 4 * 1024 * 1024
 """Most weights with which threads may add up gradients of their own rows: with more it saves nothing and takes room."""
 MATRIX_ROWS, MATRIX_STREAMING_ROWS, MATRIX_FULL = 12, 32, 0.8
@@ -56,7 +57,7 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
             split,
             fused,
             _read_per_step(spec, index, fused) > _kept_bytes(),
-            _projects_ahead(spec, layer, schedule),
+            _projects_ahead(spec, layer, schedule, split),
             on_matrix_unit,
             sums_apart,
             own_slots,
@@ -69,7 +70,7 @@ def _splits_few_rows(spec: NetworkSpec, fused: bool) -> bool:
     """Whether threads have rows of their own that are fewer than ROWS_PER_THREAD each, some of them perhaps none.
 
     Each then reads all weights of a step. Where all have the same two rows or more, and a second-level cache keeps the
-    weights, that takes hardly longer than the multiply-adds.
+    weights, that takes hardly longer than the multiply-adds. Rows that come out uneven are weighed.
     """
     if spec.batch_size % spec.threads:
         return not _saves_by_units(spec, fused)
@@ -78,7 +79,7 @@ def _splits_few_rows(spec: NetworkSpec, fused: bool) -> bool:
     return max(_weight_bytes(spec, layer, 0) for layer in spec.layers) <= SMALL_WEIGHTS_BYTES
 
 
-def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> bool:
+def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule, split: str) -> bool:
     """Whether that pays: one row's steps wait for their weights, unless all are in the first-level cache.
 
     With so many weights that those of inputs and steps drive each other out of the third-level cache, it does not, nor
@@ -87,7 +88,8 @@ def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule) -> 
     """
     read = _weight_bytes(spec, layer, layer.input_size)
     most = min(AHEAD_MOST_BYTES, AHEAD_SHARE * host.third_level_cache_bytes())
-    pays = AHEAD_LEAST_BYTES * spec.threads <= read <= most
+    readers = spec.threads if split == "units" else 1
+    pays = AHEAD_LEAST_BYTES * readers <= read <= most
     gates = max(len(s.gates) for s in _cell(spec, layer).stages)
     fits = gates <= AHEAD_STEPS and host.vector_unit().registers >= 32
     return pays and fits and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS
@@ -131,23 +133,24 @@ def _split(spec: NetworkSpec, fused: bool) -> tuple[Literal["rows", "units"], bo
 
 
 def _saves_by_units(spec: NetworkSpec, fused: bool) -> bool:
-    """Whether threads that split units have so much less to multiply that it pays for what they exchange.
+    """Whether threads that split units are saved so much, by rows that would come out uneven, that it pays.
 
-    Of 9 rows, one of two threads would have 5; of one row, it would have to wait for all weights. What is exchanged are
-    the stages' units, and on the way back the gradients of all their gates.
+    Of 9 rows with rows split, one of two threads has 5 and the other waits in the end; of one row one thread has all.
+    With units split all have about the same, but in every step they exchange the stages' units and, on the way back,
+    the gradients of all gates. Products of a window's inputs count as what is multiplied, weight gradients do not.
     """
-    most_rows, lanes, passes = -(-spec.batch_size // spec.threads), host.lanes(spec.dtype), 1 + spec.train
-    saved = 0.0
+    rows, most_rows = spec.batch_size, -(-spec.batch_size // spec.threads)
+    saved, passes = 0.0, 1 + spec.train
     for layer in spec.layers:
         for s in _cell(spec, layer).stages:
-            units, gates = layer.output_size if s.projects else layer.num_units, len(s.gates)
-            depth = _operand_size(layer, s) + (layer.input_size if fused and s.takes_input else 0)
-            blocks = -(-units // lanes)
-            of_rows = max(most_rows, WAITING_ROWS) * blocks
-            of_units = max(spec.batch_size, WAITING_ROWS) * -(-blocks // spec.threads)
-            lines = spec.batch_size * units * DTYPES[spec.dtype] / LINE_BYTES
-            saved += passes * (gates * depth * (of_rows - of_units) - BARRIER_MULTIPLIES)
-            saved -= LINE_MULTIPLIES * lines * (1 + gates * spec.train)
+            gates, units, inputs = len(s.gates), _units(layer, s), layer.input_size * s.takes_input
+            in_window, in_step = (0, _operand_size(layer, s) + inputs) if fused else (inputs, _operand_size(layer, s))
+            blocks = -(-units // host.lanes(spec.dtype))
+            of_units = max(rows, WAITING_ROWS) * -(-blocks // spec.threads)
+            fewer = in_step * (max(most_rows, WAITING_ROWS) * blocks - of_units)
+            fewer += in_window * blocks * (most_rows - rows / spec.threads)
+            lines = rows * units * DTYPES[spec.dtype] / LINE_BYTES
+            saved += passes * (gates * fewer - BARRIER_MULTIPLIES) - LINE_MULTIPLIES * lines * (1 + gates * spec.train)
     return saved > 0
 
 
@@ -183,9 +186,14 @@ def _cell(spec: NetworkSpec, layer: LayerSpec) -> cells.Cell:
 def _weight_bytes(spec: NetworkSpec, layer: LayerSpec, input_size: int) -> int:
     """Bytes of a layer's recurrent weights and of so many rows of W_x."""
     stages = _cell(spec, layer).stages
-    columns = [len(s.gates) * (layer.output_size if s.projects else layer.num_units) for s in stages]
+    columns = [len(s.gates) * _units(layer, s) for s in stages]
     rows = [_operand_size(layer, s) + s.takes_input * input_size for s in stages]
     return DTYPES[spec.dtype] * sum(c * r for c, r in zip(columns, rows, strict=True))
+
+
+def _units(layer: LayerSpec, s: Stage) -> int:
+    """Units that a stage computes."""
+    return layer.output_size if s.projects else layer.num_units
 
 
 def _operand_size(layer: LayerSpec, s: Stage) -> int:

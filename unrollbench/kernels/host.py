@@ -51,7 +51,7 @@ def second_level_cache_bytes() -> int:
 
 @cache
 def third_level_cache_bytes() -> int:
-    """Bytes of the cache that the cores share, as Linux tells; where it does not, what most servers have at least."""
+    """Bytes of the cache that a core shares with others, as Linux tells; where it does not, what most servers have."""
     return _cache_bytes(3, 16 * 1024 * 1024)
 
 

@@ -138,7 +138,7 @@ relax(spins): one turn of a spin loop, which has had so many. arrive(arrivals, t
 arrivals: the address of the threads' counts, ARRIVAL_BYTES apart, which nothing else touches. meet(arrivals, thread,
 threads): returns when all `threads` have arrived as often as this one. barrier(arrivals, thread, threads): both.
 serve(control, thread): runs what is launched, again and again, until it is stopped. launch(control, function, frames,
-stride, others, brief): runs a function on all threads, with a frame each; brief: whether that takes no millisecond.
+stride, others, brief): runs a function on all threads, with a frame each; brief: whether that takes but a short while.
 stop(control): ends the threads.
 """
 
