@@ -111,6 +111,21 @@ def narrowing(cell: str, units: tuple[int, ...]) -> tuple[LayerSpec, ...]:
     return tuple(LayerSpec(cell, CellOptions(), *sizes) for sizes in zip((5, *units), units, strict=False))
 
 
+@pytest.mark.parametrize(("window", "split"), [(32, "rows"), (1, "units")])
+def test_few_rows_are_split_where_the_cache_keeps_all_that_is_read_between_two_steps(
+    monkeypatch: pytest.MonkeyPatch, window: int, split: str
+) -> None:
+    """A window of one step reads W_x, too, and the weights of all layers."""
+    monkeypatch.setattr(host, "second_level_cache_bytes", lambda: 1024 * 1024)
+    assert {each.split for each in planned(stack(units=200, layers=2, batch=4, threads=2), window=window)} == {split}
+
+
+def test_a_small_cache_takes_no_rows_from_threads_whose_weights_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "second_level_cache_bytes", lambda: 64 * 1024)
+    monkeypatch.setattr(host, "lanes", lambda dtype: 16)  # by which uneven rows are weighed
+    assert [bottom(stack(units=100, batch=batch, threads=2)).split for batch in (4, 5, 6)] == ["rows"] * 3
+
+
 @pytest.mark.parametrize(
     ("cell", "train", "batch", "threads", "units", "split"),
     [
