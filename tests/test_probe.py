@@ -47,10 +47,12 @@ def test_ceilings_are_those_that_were_asked_for() -> None:
     found = probe.ceilings([Wanted(1, "float32", (16384, 65536)), Wanted(1, "float64", ())], try_s=0.0)
     assert [(c.name, c.dtype, c.working_set_bytes) for c in found] == [
         ("multiply-add", "float32", None),
+        *([("paired multiply-add", "float32", None)] if host.adds_apart() else []),
         *([("matrix unit", "float32", None)] if host.matrix_unit() else []),
         ("read", "float32", 16384),
         ("read", "float32", 65536),
         ("multiply-add", "float64", None),
+        *([("paired multiply-add", "float64", None)] if host.adds_apart() else []),
     ]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from unrollbench.case import Case, CellOptions
 from unrollbench.records import Ceiling
-from unrollbench.roofline import MATRIX_UNIT, MULTIPLY_ADD, READ, SMALLEST_BYTES, Wanted, attained, wanted
+from unrollbench.roofline import MATRIX_UNIT, MULTIPLY_ADD, PAIRED, READ, SMALLEST_BYTES, Wanted, attained, wanted
 
 H, T = 256, 100
 ONE_ROW = Case(sequence_length=T, batch_size=1, input_size=H, num_units=H)
@@ -47,18 +47,19 @@ def test_many_rows_are_bound_by_their_products() -> None:
     assert found.ceiling_gflops_per_s == 200.0
 
 
-def test_products_are_held_against_a_matrix_unit_where_that_is_faster() -> None:
+@pytest.mark.parametrize("unit", [PAIRED, MATRIX_UNIT])
+def test_products_are_held_against_whatever_makes_them_fastest(unit: str) -> None:
     def with_unit(gflops_per_s: float, dtype: str = "float32") -> list[Ceiling]:
-        return [*ceilings(MANY_ROWS), Ceiling(MATRIX_UNIT, dtype, 1, gflops_per_s, "GFLOP/s")]
+        return [*ceilings(MANY_ROWS), Ceiling(unit, dtype, 1, gflops_per_s, "GFLOP/s")]
 
     run_s = MANY_ROWS.flops / 150e9
     faster = attained(MANY_ROWS, run_s, with_unit(600.0))
-    assert (faster.ceiling, faster.ceiling_gflops_per_s) == (MATRIX_UNIT, 600.0)
+    assert (faster.ceiling, faster.ceiling_gflops_per_s) == (unit, 600.0)
     assert faster.ceiling_share == pytest.approx(0.25)
     for others in (with_unit(100.0), with_unit(600.0, "float64")):
         found = attained(MANY_ROWS, run_s, others)
         assert (found.ceiling, found.ceiling_gflops_per_s) == (MULTIPLY_ADD, 200.0)
-    for name in (MULTIPLY_ADD, MATRIX_UNIT):
+    for name in (MULTIPLY_ADD, unit):
         disturbed = [replace(c, processor_share=0.5) if c.name == name else c for c in with_unit(600.0)]
         found = attained(MANY_ROWS, run_s, disturbed)
         assert found.ceiling_share is None

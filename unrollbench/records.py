@@ -62,7 +62,8 @@ class Metrics:
     results (check_s, reference included) are no part of build_s. warmup_runs came before the first sample; cpu_s is
     processor time of one run over all threads, steal_fraction what the hypervisor gave to others, both over all runs.
 
-    multiplied_by is what matrix products were made with, as the program tells: "vectors of 256 bits", "matrix unit".
+    multiplied_by is what matrix products were made with, as the program tells: "vectors of 256 bits", "matrix unit",
+    "vectors of 512 bits in pairs".
 
     timed_by is the clock of the samples: "host", the monotonic clock around `run` and `synchronize`, or "events" of the
     device around each run. Of an accelerator: device_bytes and device_peak_bytes as the program allocated them,

@@ -1,14 +1,18 @@
 """What a machine's ceilings allow a case: the least time for its products, and for reading its recurrent weights.
 
-    multiply-add   the flops of all matrix products at the peak of multiply-adds in registers
-    matrix unit    the same at the peak of a processor's matrix unit, where it has one and that is higher: in float32,
-                   which our kernels cut into parts for it (`kernels/matrix.py`)
-    read           the recurrent weights once per step (training: once more backwards), at the bandwidth of reading as
-                   many bytes again and again: a step needs the state of the one before, so no two share a reading
+    multiply-add         the flops of all matrix products at the peak of multiply-adds in registers
+    paired multiply-add  the same at the peak of multiplying in pairs, with a third less multiplications, where a
+                         processor adds with units of their own (`kernels/pairs.py`)
+    matrix unit          the same at the peak of a processor's matrix unit, where it has one: in float32, which our
+                         kernels cut into parts for it (`kernels/matrix.py`)
+    read                 the recurrent weights once per step (training: once more backwards), at the bandwidth of
+                         reading as many bytes again and again: a step needs the state of the one before, so no two
+                         share a reading
 
-The larger of the two times, of products and of reading, binds. Both are on the generous side, so that a share is rather
-too low than too high: products reach the peak only with nothing beside them, input weights and activations are read for
-nothing, and each thread reads its own part of the weights only, each layer by itself.
+Products are held against the highest of the first three. The larger of the two times, of products and of reading,
+binds. Both are on the generous side, so that a share is rather too low than too high: products reach the peak only with
+nothing beside them, input weights and activations are read for nothing, and each thread reads its own part of the
+weights only, each layer by itself.
 
 On a GPU the whole device does both. The peak is not that of its tensor cores, so there is no share where products may
 be theirs. Weights lie in shared memory, if they fit into that of all multiprocessors together, or in global memory: a
@@ -25,7 +29,13 @@ from typing import Literal
 from unrollbench.case import Case
 from unrollbench.records import Ceiling, Measurement, Run
 
-MULTIPLY_ADD, MATRIX_UNIT, READ, BARRIER = "multiply-add", "matrix unit", "read", "barrier"
+MULTIPLY_ADD, PAIRED, MATRIX_UNIT, READ, BARRIER = (
+    "multiply-add",
+    "paired multiply-add",
+    "matrix unit",
+    "read",
+    "barrier",
+)
 """Names of ceilings; that of barriers binds no case, but tells how far the cores are from each other."""
 UNDISTURBED_SHARE = 0.95
 """A ceiling whose threads had less of their processors than this is no ceiling; clocks and interrupts take a little."""
@@ -169,7 +179,7 @@ def _beyond(case: Case) -> str | None:
 
 def _peak(case: Case, ceilings: Sequence[Ceiling]) -> Ceiling | None:
     """The ceiling of products: of whatever makes them fastest; None if one was disturbed, or none is known."""
-    found = [c for c in _fitting(case, ceilings) if c.name in (MULTIPLY_ADD, MATRIX_UNIT)]
+    found = [c for c in _fitting(case, ceilings) if c.name in (MULTIPLY_ADD, PAIRED, MATRIX_UNIT)]
     if MULTIPLY_ADD not in (c.name for c in found) or any(disturbance(c) for c in found):
         return None
     return max(found, key=lambda c: c.value)

@@ -25,6 +25,7 @@ def test_arithmetic_comes_first_and_then_a_bandwidth_for_each_working_set() -> N
     found = list(ceilings.measure(1))
     assert [(c.name, c.unit, c.working_set_bytes) for c in found] == [
         ("multiply-add", "GFLOP/s", None),
+        *([("paired multiply-add", "GFLOP/s", None)] if host.adds_apart() else []),
         *([("matrix unit", "GFLOP/s", None)] if host.matrix_unit() else []),
         ("read", "GB/s", 16 * ceilings.KIBI),
         ("read", "GB/s", 64 * ceilings.KIBI),
@@ -33,7 +34,7 @@ def test_arithmetic_comes_first_and_then_a_bandwidth_for_each_working_set() -> N
 
 
 def test_several_threads_also_have_a_rate_of_barriers_which_all_of_them_take_part_in() -> None:
-    found = list(ceilings.measure(2, "float64", (), 0.0))
+    found = [c for c in ceilings.measure(2, "float64", (), 0.0) if c.name != "paired multiply-add"]
     assert [(c.name, c.unit, c.threads) for c in found] == [("multiply-add", "GFLOP/s", 2), ("barrier", "million/s", 2)]
     assert 0.001 < found[1].value < 1000  # less than a microsecond's thousandth would be no barrier
 
@@ -56,8 +57,32 @@ def test_barriers_are_counted_by_every_thread(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_working_sets_can_be_chosen() -> None:
-    found = list(ceilings.measure(1, "float64", (20_000,), 0.0))
+    found = [c for c in ceilings.measure(1, "float64", (20_000,), 0.0) if c.name != "paired multiply-add"]
     assert [(c.dtype, c.working_set_bytes) for c in found] == [("float64", None), ("float64", 20_000)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pairs_are_measured_where_a_processor_adds_apart_and_counted_as_the_multiply_adds_they_stand_for(
+    monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """Where their instructions are none of this host's, nothing is compiled: then what is counted is all there is."""
+    rounds: list[int] = []
+
+    def best(team: Team, kernel: Kernel, frames: list[tuple[int, int, int]], try_s: float) -> ceilings._Try:
+        rounds.extend(count for _, _, count in frames)
+        if host.vector_unit().avx512:
+            team.run(kernel.address, np.array(frames, np.int64))
+        return ceilings._Try(0.5, 1.0)
+
+    monkeypatch.setattr(ceilings, "_best", best)
+    if not host.vector_unit().avx512:
+        monkeypatch.setattr(ceilings, "_paired", lambda dtype: None)
+    for apart in (False, True):
+        monkeypatch.setattr(host, "adds_apart", lambda apart=apart: apart)
+        found = [c for c in ceilings.measure(1, dtype, (), 0.0) if c.name == "paired multiply-add"]
+        assert len(found) == apart
+    sums = ceilings.CHAINS * host.lanes(dtype) * 6 * rounds[-1]
+    assert found[0].value == pytest.approx(2 * sums / 0.5 / 1e9)
 
 
 @pytest.mark.parametrize(

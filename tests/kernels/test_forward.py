@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -50,8 +51,9 @@ def frame(layout: LayerLayout, thread: int) -> dict[int, int]:
 def step(case: Case, thread: int, t: int) -> list[Tile]:
     """The tiles of the bottom layer's step t, in order."""
     layouts = division.layouts(spec_of(case), of_case(case))
-    layout, found, asked = layouts[0], list[Tile](), list[Lines]()
+    layout, found = layouts[0], list[Tile]()
     fields = {**frame(layout, thread), layout.fields["limit"]: case.sequence_length}
+    fields |= {at: 0 for name, at in layout.fields.items() if name.startswith("exponent")}
 
     def vectors(s: StageLayout, group: Group, rows: int, at: dict[str, int]) -> Lines:
         """The addresses of what rows touch, of which the first one's first unit lies at these."""
@@ -65,17 +67,24 @@ def step(case: Case, thread: int, t: int) -> list[Tile]:
         strides = walk.touched_strides
 
         def tile(*arguments: int) -> None:
-            asked.append(vectors(s, group, rows, dict(zip(strides, arguments[-len(strides) :], strict=True))))
+            asked = vectors(s, group, rows, dict(zip(strides, arguments[-len(strides) :], strict=True)))
+            found.append(Tile(s.index, rows, group, asked, set()))
 
-        def equations(_t: int, _lengths: int, row: int, _next: int, _end: int, block: int, *arguments: int) -> None:
+        def equations(
+            part: int, _t: int, _lengths: int, row: int, _next: int, _end: int, block: int, *arguments: int
+        ) -> None:
             addresses = dict(zip(walk.addresses, arguments, strict=False))
             at = {name: addresses[name] + row * stride + block * layout.width for name, stride in strides.items()}
-            found.append(Tile(s.index, rows, group, asked[-1], vectors(s, group, rows, at)))
+            found[-1].touched.update(vectors(s, group, part, at))
 
         shape = f"{s.index}_{rows}x{group.name}"
-        return {f"tile_{shape}": tile, f"own_tile_{shape}": lambda *_: None, f"equations_{shape}": equations}
+        tiles: dict[str, Any] = {f"paired_{shape}" if layout.in_pairs(rows) else f"tile_{shape}": tile}
+        for part in forward.row_parts(rows):
+            tiles[f"equations_{s.index}_{part}x{group.name}"] = partial(equations, part)
+        return {**tiles, f"own_tile_{shape}": lambda *_: None}
 
-    namespace: dict[str, Any] = dict.fromkeys(("ask", "meet", "arrive", "barrier"), lambda *_: None)
+    namespace: dict[str, Any] = dict.fromkeys(("ask", "meet", "arrive", "barrier", "put"), lambda *_: None)
+    namespace["scale_row"] = lambda *_: 0
     namespace["peek"] = lambda address, offset: fields[offset] if address == 0 else APART
     for s in layout.stages:
         for rows, _ in layout.rows.sizes:
@@ -85,25 +94,34 @@ def step(case: Case, thread: int, t: int) -> list[Tile]:
     return found
 
 
+SEVERAL_TILES: list[dict[str, Any]] = [
+    {"batch_size": 13, "num_units": 112},
+    {"batch_size": 20, "num_units": 70},
+    {"batch_size": 20, "num_units": 70, "mode": "forward", "parallel_iterations": 1},
+    {"batch_size": 28, "num_units": 128, "threads": 2},
+    {"batch_size": 13, "num_units": 100, "threads": 2},
+    {"batch_size": 13, "num_units": 256, "threads": 4},
+    {"cell": "gru", "batch_size": 13, "num_units": 256, "threads": 4},
+    {"cell": "gru", "batch_size": 13, "num_units": 100},
+    {"cell": "basic_rnn", "batch_size": 20, "num_units": 200},
+]
+"""Networks whose threads have several tiles of rows, in pairs and otherwise."""
+
+
 @pytest.mark.parametrize("t", [0, 1])
 @pytest.mark.parametrize(
-    "axes",
+    ("axes", "in_pairs"),
     [
-        {"batch_size": 13, "num_units": 112},
-        {"batch_size": 20, "num_units": 70},
-        {"batch_size": 20, "num_units": 70, "mode": "forward", "parallel_iterations": 1},
-        {"batch_size": 18, "num_units": 128, "threads": 2},
-        {"batch_size": 7, "num_units": 100, "threads": 2},
-        {"batch_size": 13, "num_units": 256, "threads": 4},
-        {"cell": "gru", "batch_size": 13, "num_units": 256, "threads": 4},
-        {"cell": "gru", "batch_size": 13, "num_units": 100},
-        {"cell": "basic_rnn", "batch_size": 20, "num_units": 200},
+        ({"batch_size": 18, "num_units": 128, "threads": 2}, False),
+        ({"batch_size": 7, "num_units": 100, "threads": 2}, False),
+        *product(SEVERAL_TILES, (False, True)),
     ],
 )
 def test_tiles_ask_for_what_the_next_one_touches_and_for_no_line_of_another_thread(
-    monkeypatch: pytest.MonkeyPatch, axes: dict[str, Any], t: int
+    monkeypatch: pytest.MonkeyPatch, axes: dict[str, Any], in_pairs: bool, t: int
 ) -> None:
     monkeypatch.setattr(host, "matrix_unit", lambda: False)
+    monkeypatch.setattr(host, "adds_apart", lambda: in_pairs)
     sharing_rows(monkeypatch)
     case = Case(**{"cell": "lstm", "mode": "train", "sequence_length": 6, "parallel_iterations": 4, **axes})
     for thread in range(case.threads):

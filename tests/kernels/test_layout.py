@@ -64,7 +64,7 @@ def test_tiles_fit_into_the_registers(
     spec = stack(cell, units=units, batch=batch, threads=threads, dtype=dtype)
     with pytest.MonkeyPatch.context() as patch:
         with_registers(patch, registers)
-        layout = replace(bottom(spec), on_matrix_unit=False)
+        layout = replace(bottom(spec), on_matrix_unit=False, pairs=False)
         for s in layout.stages:
             for size in (s.groups.big * len(s.stage.gates), s.operand_groups.big):
                 parts = layout.columns_at_once(size)

@@ -205,7 +205,7 @@ def test_a_thread_has_room_for_all_that_it_cuts_into_parts(
     train: bool, window: int, cell: tuple[str, int | None], batch: int, units: int
 ) -> None:
     spec = stack(cell[0], units=units, batch=batch, train=train, options=CellOptions(num_proj=cell[1]))
-    layout = replace(bottom(spec, window=window), on_matrix_unit=True)
+    layout = replace(bottom(spec, window=window), on_matrix_unit=True, pairs=False)
     room, inputs = buffers.room_bytes(layout), layout.spec.input_size
     tiles = -(-layout.rows.big // amx.ROWS) * layout.rows.most_groups
     for s in layout.stages:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kernels.vectors import call, drawn, with_registers
-from unrollbench.kernels import host, multiply, pack
+from unrollbench.kernels import host, multiply, pack, pairs
 from unrollbench.kernels.multiply import BLOCK_ROWS, OFFSETS, heights
 from unrollbench.kernels.source import define
 from unrollbench.tensors import Array
@@ -86,21 +88,27 @@ def test_tiles_of_a_product_fit_into_the_registers(monkeypatch: pytest.MonkeyPat
     for registers, wanted in HEIGHTS.items():
         with_registers(monkeypatch, registers)
         assert heights() == wanted
+        assert heights(in_pairs=True) == PAIRED
 
 
 HEIGHTS = {32: {4: (6, 5, 4), 2: (6,), 1: (6,)}, 16: {4: (), 2: (6, 5, 4), 1: (6,)}}
+PAIRED = {4: (), 2: (8, 4), 1: (8, 4)}
 
 
-@given(st.sampled_from([16, 32]), st.integers(1, 400), st.integers(1, 9), st.integers(1, 50))
+@given(st.sampled_from([0, 16, 32]), st.integers(1, 400), st.integers(1, 9), st.integers(1, 50))
 def test_every_row_has_its_offsets_and_as_many_rows_as_can_be_share_a_tile(
     registers: int, rows: int, columns: int, run: int
 ) -> None:
+    """registers: how many there are, or 0 for tiles in pairs, here of rows that do not allow that after all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(multiply, "heights", lambda: HEIGHTS[registers])
-        every_row_has_its_offsets(registers, rows, columns, run)
+        sizes = HEIGHTS[registers] if registers else PAIRED
+        patch.setattr(multiply, "heights", lambda _=False: sizes)
+        every_row_has_its_offsets(sizes, registers == 0, rows, columns, run)
 
 
-def every_row_has_its_offsets(registers: int, rows: int, columns: int, run: int) -> None:
+def every_row_has_its_offsets(
+    found: dict[int, tuple[int, ...]], in_pairs: bool, rows: int, columns: int, run: int
+) -> None:
     words: dict[int, int] = {}
     taken: list[tuple[int, int, int, int]] = []  # rows, columns, the first column's address, of the offsets
 
@@ -113,20 +121,26 @@ def every_row_has_its_offsets(registers: int, rows: int, columns: int, run: int)
 
         return note
 
-    sizes = [(height, width) for width, tall in HEIGHTS[registers].items() for height in (1, *tall)]
-    called = {f"tile_{height}x{width}": tile(height, width) for height, width in sizes}
-    program = define(multiply.text(0), "multiply", {**called, "put": words.__setitem__, "room": lambda: 0})
+    sizes = [(height, width) for width, tall in found.items() for height in (1, *tall)]
+    called: dict[str, Any] = {f"tile_{height}x{width}": tile(height, width) for height, width in sizes}
+    called |= {"put": words.__setitem__, "peek": lambda address, offset: words[address + offset], "room": lambda: 0}
     a_row, a_gap, out_row, out_gap = 10, 1000, 7, 700
-    program(rows, columns, 5, 0, 0, 1, 0, 10**6, 0, 0, a_row, out_row, run, a_gap, out_gap)
+    arguments, unpaired = [rows, columns, 5, 0, 0, 1, 0, 10**6, 0, 0, a_row, out_row, run, a_gap, out_gap], 10**9
+    words |= {unpaired: 0, unpaired + 8: 0}
+    arguments += [0, pairs.NO_PAIRS, 0, unpaired] if in_pairs else []
+    define(multiply.text(0, 64 * in_pairs), "multiply", called)(*arguments)
+    blocks = -(-rows // BLOCK_ROWS)
+    assert [words.pop(unpaired + at) for at in (0, 8)] == [0, blocks if in_pairs else 0]
     lies = [row * a_row + row // run * a_gap for row in range(rows)]
     cells = [(column, of_a) for _, _, column, of_a in taken]
     assert set(cells) == {(column, of_a) for column in range(columns) for of_a in lies}
     assert max(words) < 8 * OFFSETS
-    widest = {16: 2, 32: 4}[registers]
+    widest, tallest = next((width, tall[0]) for width, tall in found.items() if tall)
     wide = [height for height, width, *_ in taken if width == widest]
     if rows >= 8:
         assert 1 not in wide
-        assert len(wide) == rows * (columns // widest * widest)  # none is computed twice
+        twice = len(wide) - rows * (columns // widest * widest)
+        assert 0 <= twice <= (tallest - 1) * columns if in_pairs else twice == 0
     if rows < 4 and columns >= 4:
         assert {height for height, width, *_ in taken if width == 4} == {1}
-    assert {height for height, width, *_ in taken if width != widest} <= {1, 6}
+    assert {height for height, width, *_ in taken if width != widest} <= {1, *found[1]}

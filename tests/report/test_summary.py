@@ -117,7 +117,7 @@ def test_a_gpu_that_was_held_down_or_slowed_is_told_of() -> None:
     assert summary.throttled(run_of(unknown)) == ()
 
 
-def test_what_products_were_made_with_is_told_where_it_is_not_the_same_throughout_or_a_matrix_unit() -> None:
+def test_what_products_were_made_with_is_told_where_it_is_not_vectors_of_the_same_bits_throughout() -> None:
     def by(multiplied_by: str | None, repeat: int, backend: str = "numba_cpu") -> Measurement:
         found = measured(Case(backend=backend))
         return replace(found, repeat=repeat, metrics=replace(found.metrics, multiplied_by=multiplied_by))
@@ -130,6 +130,7 @@ def test_what_products_were_made_with_is_told_where_it_is_not_the_same_throughou
     assert line in summary.text(mixed)
     assert line in unescape(html.page(mixed))
     assert summary.multiplied(run_of(by("matrix unit", 0)))
+    assert summary.multiplied(run_of(by("vectors of 512 bits in pairs", 0)))
 
 
 def test_a_long_reason_takes_one_line() -> None:

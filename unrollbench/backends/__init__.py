@@ -65,9 +65,9 @@ class Listing:
     """What was built: the generated program's text, its size in graph nodes and in bytes of machine code.
 
     multiplied_by: what its matrix products are made with, where a backend can choose: "vectors of 256 bits", "matrix
-    unit". Of an accelerator's kernels: ptx_bytes and cubin_bytes of all of them together; registers and local_bytes
-    (local memory: spills and stack) of a thread and shared_bytes (static and dynamic) of a block, each of the kernel
-    that has the most.
+    unit", "vectors of 512 bits in pairs". Of an accelerator's kernels: ptx_bytes and cubin_bytes of all of them
+    together; registers and local_bytes (local memory: spills and stack) of a thread and shared_bytes (static and
+    dynamic) of a block, each of the kernel that has the most.
     """
 
     source: str

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from unrollbench import graph
 from unrollbench.backends import Listing, Memory
 from unrollbench.case import DTYPES, Case
-from unrollbench.kernels import pack
+from unrollbench.kernels import pack, pairs
 from unrollbench.kernels.buffers import Buffers, order
 from unrollbench.kernels.build import Kernel, Phases
 from unrollbench.kernels.network import compile_network
@@ -77,6 +77,7 @@ class NetworkProgram:
                 f"lengths: {lengths.min()} to {lengths.max()}, expected 0 to {steps}, the time steps of inputs"
             )
         buffers.point_state("", initial_state)
+        buffers.count_pairs_anew()
         buffers.resize(steps)
         self._inputs = inputs
         if time_major:
@@ -218,9 +219,21 @@ class NetworkProgram:
         """The drivers' text, the machine code's size, the program as a dataflow graph, and what multiplies."""
         drawn = graph.draw(self.network.schedule)
         source = "\n".join(self.network.texts.values())
-        layout = self.network.layouts[0]
-        by = MATRIX_UNIT if layout.on_matrix_unit else f"vectors of {8 * layout.width} bits"
+        by = self._multiplied_by()
         return Listing(source, drawn.nodes_count, self.network.code_bytes, drawn.dot(), multiplied_by=by)
+
+    def _multiplied_by(self) -> str:
+        """What matrix products are made with: before the first run what is planned for, then what was done in runs."""
+        layouts, (paired, unpaired) = self.network.layouts, self._buffers.paired
+        if layouts[0].on_matrix_unit:
+            return MATRIX_UNIT
+        by, steps = f"vectors of {8 * layouts[0].width} bits", any(layout.steps_in_pairs for layout in layouts)
+        if not (steps or any(layout.projects_in_pairs for layout in layouts)) or unpaired > paired == 0:
+            return by
+        by += (", forward" if self.network.spec.train else "") + (" in pairs" if steps else ", of inputs in pairs")
+        few = steps and not all(layout.in_pairs(rows) for layout in layouts for rows, _ in layout.rows.sizes)
+        few |= not all(layout.spec.input_size >= pairs.LEAST_DEPTH for layout in layouts)
+        return by + (" where rows and numbers allow" if few or unpaired else "")
 
     def memory(self) -> Memory:
         """Bytes of the program's own buffers."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrollbench import cells
-from unrollbench.kernels import matrix, pack, swap
+from unrollbench.kernels import matrix, multiply, pack, pairs, swap
 from unrollbench.kernels.layout import LayerLayout, StageLayout
 from unrollbench.kernels.network import Network
 from unrollbench.kernels.slots import Extent, LayerBuffers, places, whole_pages
@@ -269,6 +269,7 @@ class Buffers:
 
     def set_weights(self, weights: Sequence[Weights]) -> None:
         """Packs copies of the weights, TensorFlow's layout, one dict per layer."""
+        self.count_pairs_anew()
         for layer, (buffers, given) in enumerate(zip(self.layers, weights, strict=True)):
             layout = buffers.layout
             for s in layout.stages:
@@ -288,6 +289,8 @@ class Buffers:
                     packed = {name: pack.split(each) for name, each in vectors.items()}
                 else:
                     packed = {n: pack.streamed(v, streams[n]) if n in streams else v for n, v in vectors.items()}
+                if layout.pairs:
+                    packed |= self._pairs(layer, s, vectors, {"h": w_h} | ({"x": w_x} if w_x is not None else {}))
                 if bias is not None:
                     packed[f"bias_{i}"] = pack.row(bias, by_gate)
                 one_gate = pack.padded(s.units, layout.lanes)
@@ -295,6 +298,15 @@ class Buffers:
                 buffers.fixed |= packed
                 for name, array in packed.items():
                     self.point(layer, name, array)
+
+    def _pairs(
+        self, layer: int, s: StageLayout, vectors: dict[str, Array], weights: dict[str, Array]
+    ) -> dict[str, Array]:
+        """The own products of the columns of W_x and W_h, and in the frame what rows are scaled to."""
+        for name, array in weights.items():
+            self._set(layer, f"exponent_{name}_{s.index}", pairs.weights_exponent(array))
+        own = {name: pairs.own_products(vectors[f"W_{name}_{s.index}"]) for name in weights}
+        return {f"products_{name}_{s.index}": pack.row_of(products) for name, products in own.items()}
 
     # ------------------------------------------------------------ what surrounds a run
 
@@ -326,6 +338,24 @@ class Buffers:
         self._gradients[...] = 0
 
     @property
+    def paired(self) -> tuple[int, int]:
+        """How often rows were multiplied in pairs since weights or inputs were set, and how often that could not be."""
+        found = np.zeros(2, np.int64)
+        for layer, at in self._pair_counts():
+            found += self.frames[:, layer, at : at + 2].sum(0)
+        return int(found[0]), int(found[1])
+
+    def count_pairs_anew(self) -> None:
+        """Sets what `paired` counts to zero."""
+        for layer, at in self._pair_counts():
+            self.frames[:, layer, at : at + 2] = 0
+
+    def _pair_counts(self) -> list[tuple[int, int]]:
+        """Layers that count pairs, and the position of "paired", which "unpaired" follows."""
+        fields = ((layer, buffers.layout.fields) for layer, buffers in enumerate(self.layers))
+        return [(layer, found["paired"] // 8) for layer, found in fields if "paired" in found]
+
+    @property
     def weight_bytes(self) -> int:
         return sum(a.nbytes for b in self.layers for n, a in b.fixed.items() if n.startswith(("W_", "bias_", "w_")))
 
@@ -346,7 +376,14 @@ class Buffers:
 
 
 def room_bytes(layout: LayerLayout) -> int:
-    """Bytes that a thread needs for rows that are cut into parts for the matrix unit."""
+    """Bytes that a thread needs for rows that are scaled for pairs, or cut into parts for the matrix unit."""
+    if layout.pairs:
+        in_step = 0
+        if layout.steps_in_pairs:
+            of_inputs = pairs.row_bytes(layout.dtype, layout.spec.input_size) if layout.fused else 0
+            in_step = layout.scaled_at("x") + layout.most_rows * of_inputs
+        projected = multiply.room_bytes(layout.dtype, layout.spec.input_size) if layout.projects_in_pairs else 0
+        return max(in_step, projected)
     if not layout.on_matrix_unit:
         return 0
     inputs, operand = layout.spec.input_size, max(s.operand_size for s in layout.stages)

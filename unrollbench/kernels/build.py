@@ -50,6 +50,7 @@ class _CodeGenerator(JITCPUCodegen):
 
 @cache
 def _code_generator() -> _CodeGenerator:
+    binding.initialize_native_asmparser()  # for assembly statements, of which Numba has none
     return _CodeGenerator("unrollbench")
 
 

@@ -6,7 +6,7 @@ The best of several tries is reported, since a limit is what the machine can do 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from llvmlite import ir
 
 from unrollbench.case import DTYPES
-from unrollbench.kernels import amx, host, matrix, pack, parts
+from unrollbench.kernels import amx, host, matrix, pack, pairs, parts
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.simd import multiply_add, vector
@@ -23,7 +23,7 @@ from unrollbench.kernels.source import function
 from unrollbench.kernels.threads import ARRIVAL_BYTES, Team, waiting, waits
 from unrollbench.kernels.words import Emit, peek
 from unrollbench.records import Ceiling
-from unrollbench.roofline import BARRIER, MATRIX_UNIT, MULTIPLY_ADD, READ, UNDISTURBED_SHARE
+from unrollbench.roofline import BARRIER, MATRIX_UNIT, MULTIPLY_ADD, PAIRED, READ, UNDISTURBED_SHARE
 
 CHAINS = 12
 """Independent sums: enough to hide a multiply-add's latency on two units, few enough for 16 registers."""
@@ -46,7 +46,8 @@ def measure(
 ) -> Iterator[Ceiling]:
     """The peak of multiply-adds in GFLOP/s, then the read bandwidth in GB/s for each working set (SIZES_BYTES).
 
-    Between them, in float32 and where there is one, the peak of the matrix unit: of multiply-adds of float32, for each
+    Between them, where the processor adds with units of their own, the peak of multiply-adds in pairs (`pairs`); in
+    float32 and where there is one, that of the matrix unit: of multiply-adds of float32, for each
     of which it makes six (`matrix`); and with several threads, how many million barriers of theirs fit into a second.
     """
     try_s = TRY_S if try_s is None else try_s
@@ -55,6 +56,11 @@ def measure(
         flops = 2 * CHAINS * host.lanes(dtype) * count * threads
         best = _best(team, _multiply_adds(dtype), [(0, 0, count)] * threads, try_s)
         yield Ceiling(MULTIPLY_ADD, dtype, threads, flops / best.seconds / 1e9, "GFLOP/s", None, best.processor_share)
+        if host.adds_apart():
+            rounds = count // pairs.STEPS
+            best = _best(team, _paired(dtype), [(0, 0, rounds)] * threads, try_s)
+            paired = flops // count * rounds * pairs.STEPS / best.seconds / 1e9
+            yield Ceiling(PAIRED, dtype, threads, paired, "GFLOP/s", None, best.processor_share)
         if dtype == "float32" and host.matrix_unit():
             yield _matrix_unit(team, try_s)
         if threads > 1:
@@ -116,19 +122,37 @@ def _best(team: Team, kernel: Kernel, frames: list[tuple[int, int, int]], try_s:
 
 def _multiply_adds(dtype: str) -> Kernel:
     """(frame): frame[2] rounds of CHAINS independent multiply-adds, in registers only."""
+    ty = vector(dtype)
+    near_one = ir.Constant(ty.llvm, [0.999] * ty.lanes)
+    rounds = _rounds(dtype, lambda builder, total, _: multiply_add(builder, ty, total, near_one, near_one))
     text = function("multiply_adds", "f", ["rounds(f, peek(f, 16), 0)"])
-    return kernel(text, "multiply_adds", {"peek": peek, "rounds": _rounds(dtype, reads=False)})
+    return kernel(text, "multiply_adds", {"peek": peek, "rounds": rounds})
+
+
+def _paired(dtype: str) -> Kernel:
+    """(frame): frame[2] rounds of CHAINS sums of pairs.STEPS products each, in pairs and in registers only."""
+    ty = vector(dtype)
+    small = ir.Constant(ty.llvm, [0.001] * ty.lanes)
+    rounds = _rounds(dtype, lambda builder, total, _: pairs.in_registers(builder, ty, total, small))
+    text = function("paired", "f", ["rounds(f, peek(f, 16), 0)"])
+    return kernel(text, "paired", {"peek": peek, "rounds": rounds})
 
 
 def _reads(dtype: str) -> Kernel:
     """(frame): frame[1] bytes from address frame[0] are read and added up, frame[2] times."""
-    step = CHAINS * host.lanes(dtype) * DTYPES[dtype]
+    ty, step = vector(dtype), CHAINS * host.lanes(dtype) * DTYPES[dtype]
+
+    def added(builder: Any, total: Any, place: Any) -> Any:
+        return builder.fadd(total, builder.load(place, align=ty.size, typ=ty.llvm))
+
     lines = ["for _ in range(peek(f, 16)):", f"    rounds(peek(f, 0), peek(f, 8) // {step}, {step})"]
-    return kernel(function("reads", "f", lines), "reads", {"peek": peek, "rounds": _rounds(dtype, reads=True)})
+    return kernel(function("reads", "f", lines), "reads", {"peek": peek, "rounds": _rounds(dtype, added)})
 
 
-def _rounds(dtype: str, *, reads: bool) -> Emit:
-    """rounds(address, count, step): count times, CHAINS sums each take a vector read from address, or a multiply-add.
+def _rounds(dtype: str, updated: Callable[[Any, Any, Any], Any]) -> Emit:
+    """rounds(address, count, step): count times, each of CHAINS sums becomes updated(builder, it, place of a vector).
+
+    The places follow each other from `address` on, and go on by `step` bytes each time.
 
     An empty assembly statement uses the sums at the end, so that no compiler can leave the work out.
     """
@@ -136,25 +160,24 @@ def _rounds(dtype: str, *, reads: bool) -> Emit:
     llvm_type, word = ty.llvm, ir.IntType(64)
 
     def rounds(builder: Any, address: Any, count: Any, step: Any) -> None:
-        near_one = ir.Constant(llvm_type, [0.999] * ty.lanes)
         entry, body, done = builder.basic_block, builder.append_basic_block(), builder.append_basic_block()
         start = builder.inttoptr(address, ir.PointerType())
         builder.cbranch(builder.icmp_signed(">", count, ir.Constant(word, 0)), body, done)
         builder.position_at_end(body)
         index, at = builder.phi(word), builder.phi(ir.PointerType())
         sums = [builder.phi(llvm_type) for _ in range(CHAINS)]
-        updated = []
+        after_round = []
         for chain, total in enumerate(sums):
-            if reads:
-                offset = ir.Constant(word, chain * ty.lanes * DTYPES[dtype])
-                place = builder.gep(at, [offset], source_etype=ir.IntType(8))
-                updated.append(builder.fadd(total, builder.load(place, align=DTYPES[dtype], typ=llvm_type)))
-            else:
-                updated.append(multiply_add(builder, ty, total, near_one, near_one))
+            offset = ir.Constant(word, chain * ty.lanes * ty.size)
+            after_round.append(updated(builder, total, builder.gep(at, [offset], source_etype=ir.IntType(8))))
         following = builder.add(index, ir.Constant(word, 1))
         moved = builder.gep(at, [step], source_etype=ir.IntType(8))
         first = [ir.Constant(llvm_type, [float(chain)] * ty.lanes) for chain in range(CHAINS)]
-        loop = [(index, ir.Constant(word, 0), following), (at, start, moved), *zip(sums, first, updated, strict=True)]
+        loop = [
+            (index, ir.Constant(word, 0), following),
+            (at, start, moved),
+            *zip(sums, first, after_round, strict=True),
+        ]
         for phi, before, after in loop:
             phi.add_incoming(before, entry)
             phi.add_incoming(after, body)
@@ -162,7 +185,7 @@ def _rounds(dtype: str, *, reads: bool) -> Emit:
         builder.position_at_end(done)
         used = ir.FunctionType(ir.VoidType(), [llvm_type])
         results = [builder.phi(llvm_type) for _ in sums]
-        for result, before, after in zip(results, first, updated, strict=True):
+        for result, before, after in zip(results, first, after_round, strict=True):
             result.add_incoming(before, entry)
             result.add_incoming(after, body)
         for result in results:

@@ -16,8 +16,10 @@ from unrollbench.kernels import (
     forward,
     gradient,
     matrix,
+    pairs,
     parts,
     products,
+    scaling,
     source,
     state,
     threads,
@@ -28,7 +30,7 @@ from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import AHEAD_STEPS, Group, Inputs, LayerLayout, inputs_of
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.walk import Walk
-from unrollbench.kernels.words import ask, peek
+from unrollbench.kernels.words import ask, peek, put
 
 
 def forward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, Kernel]:
@@ -138,6 +140,10 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
                 ask_for_row = walk.ask_for_row(group.blocks) if walk.asked_by_products else None
                 multiplied = tile.step_tile(layout.dtype, rows, *ends, added, at_once, asks, ask_for_row)
                 namespace[f"tile_{s.index}_{rows}x{group.name}"] = multiplied
+                if layout.in_pairs(rows):
+                    scaled = tuple(pairs.scaled(layout.dtype, product) for product in added)
+                    paired = pairs.step_tile(layout.dtype, rows, *ends, scaled, at_once, asks, ask_for_row)
+                    namespace[f"paired_{s.index}_{rows}x{group.name}"] = paired
                 if layout.overlaps and not group.packed:
                     own = (replace(added[-1], ranges=1),)
                     part = tile.step_tile(layout.dtype, rows, *ends, own, at_once, asks=False)
@@ -151,6 +157,7 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
         equations = _equations(_of_any_layer(layout), s.index)
         namespace |= {name: each.call for name, each in equations.items()}
         uses += equations.values()
+    namespace |= {"scale_row": scaling.scale_row(layout.dtype), "put": put} if layout.steps_in_pairs else {}
     cutting, cutters = _cutting(layout)
     return kernel(forward.step(layout, inputs), "step", {**namespace, **cutting}, [*uses, *cutters])
 

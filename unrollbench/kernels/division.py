@@ -45,6 +45,7 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
     split, on_matrix_unit = _split(spec, fused)
     apart = split == "rows" and spec.threads > 1 and not on_matrix_unit
     sums_apart, own_slots = apart and _sums_apart(spec), apart and _own_slots(spec)
+    in_pairs = host.adds_apart() and not on_matrix_unit
     return tuple(
         LayerLayout(
             layer,
@@ -60,6 +61,7 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
             _projects_ahead(spec, layer, schedule, split),
             on_matrix_unit,
             sums_apart,
+            in_pairs,
             own_slots,
         )
         for index, layer in enumerate(spec.layers)

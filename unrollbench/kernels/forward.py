@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from unrollbench.kernels import pairs
 from unrollbench.kernels.equations import MOST_TOGETHER, Equations, Touched
 from unrollbench.kernels.expression import Expression
 from unrollbench.kernels.layout import AHEAD_STEPS, Group, Inputs, LayerLayout, StageLayout
@@ -24,6 +25,7 @@ from unrollbench.kernels.source import (
     meet,
     own_rows,
     packed_tiles,
+    pair,
     tiles,
 )
 from unrollbench.kernels.tile import Ends, Product
@@ -47,6 +49,7 @@ def step(layout: LayerLayout, inputs: Inputs) -> str:
         if layout.reads_inputs:
             lines.append(f"bias, W_x = {field(layout, f'bias_{i}')}, {field(layout, f'W_x_{i}')}")
         lines += cut(layout, "operand", layout.arrays[s.stage.operand].row_bytes, s.operand_size)
+        lines += pair(layout, s, inputs.row_bytes)
 
         def tile(rows: int, group: Group, s: StageLayout = s, passed: dict[str, str] = passed) -> list[str]:
             return _tile(layout, s, inputs, rows, group, passed)
@@ -69,22 +72,27 @@ def _tile(
         passed = passed | {"gates": f"{own} - row * {s.row_bytes} - block * {layout.width}"}
     else:
         own = f"{own} + row * {s.row_bytes} + {offset}"
-    arguments = [f"bias + {offset}" if layout.fused else own, own]
-    for (address, weights), product in zip(OPERANDS, products(layout, s, inputs), strict=True):
+    arguments, packed = [f"bias + {offset}" if layout.fused else own, own], list[str]()
+    for (name, address, weights), product in zip(OPERANDS, products(layout, s, inputs), strict=True):
         if product is not None:
             panel, operand = layout.column_bytes(product.depth), f"{address} + row * {product.a_row}"
             if layout.on_matrix_unit:
                 operand = cut_tile(layout, product.depth, _inputs_at(layout) if address == "x" else 0)
-            arguments += [operand, f"{weights} + block * {panel * gates_count}"]
-            if product.ranges:
-                arguments += ["0", "stop", "start", f"{product.depth} - start"]
-            arguments += following_weights(layout, weights, rows, group, s.group_columns(group), panel)
+            ranges = ["0", "stop", "start", f"{product.depth} - start"] if product.ranges else []
+            following = following_weights(layout, weights, rows, group, s.group_columns(group), panel)
+            own_weights = f"{weights} + block * {panel * gates_count}"
+            arguments += [operand, own_weights, *ranges, *following]
+            if layout.in_pairs(rows):
+                packed += [*_scaled(layout, s, name, operand), own_weights, *following]
     shape = f"{s.index}_{rows}x{group.name}"
     multiplied = f"tile_{shape}({', '.join([*arguments, *asked])})"
     if layout.projects_ahead and s.stage.takes_input:
         _, *same = arguments  # a single row asks for nothing, and sums start where they end up
         together = f"projecting_{shape}({', '.join([*same, *_projected(layout, s, inputs, group)])})"
         lines += [f"if ahead and part < {s.group_columns(group)}:", f"    {together}", "else:", f"    {multiplied}"]
+    elif layout.in_pairs(rows):
+        called = ", ".join([*arguments[:2], *packed, *asked])
+        lines += ["if paired:", f"    paired_{shape}({called})", "else:", f"    {multiplied}"]
     else:
         lines.append(multiplied)
     first = 0
@@ -93,6 +101,19 @@ def _tile(
         lines.append(f"equations_{s.index}_{part}x{group.name}(t, lengths, {at}, {', '.join(passed.values())}, top)")
         first += part
     return lines
+
+
+def _scaled(layout: LayerLayout, s: StageLayout, name: str, operand: str) -> list[str]:
+    """Two arguments of a `pairs.step_tile`: the own products of its columns, and its scaled rows.
+
+    Or none and the operand, of a product that it does not make in pairs.
+    """
+    depth = layout.step_depths(s)[name]
+    if depth < pairs.LEAST_DEPTH:
+        return ["0", operand]
+    columns, row_bytes = len(s.stage.gates) * layout.width, pairs.row_bytes(layout.dtype, depth)
+    scaled = f"{field(layout, 'room')} + {layout.scaled_at(name) + layout.width} + row * {row_bytes}"
+    return [f"{field(layout, f'products_{name}_{s.index}')} + block * {columns}", scaled]
 
 
 def _following(
@@ -196,8 +217,8 @@ def _projected(layout: LayerLayout, s: StageLayout, inputs: Inputs, group: Group
     ]
 
 
-OPERANDS = (("x", "W_x"), ("operand", "W_h"))
-"""What a step's text calls the operands and weights of the two products that a tile may add up."""
+OPERANDS = (("x", "x", "W_x"), ("h", "operand", "W_h"))
+"""The two products that a tile may add up, and what a step's text calls their operands and weights."""
 
 
 def products(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> tuple[Product | None, Product]:

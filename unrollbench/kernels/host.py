@@ -82,6 +82,16 @@ def matrix_unit() -> bool:
     return ctypes.CDLL(None).syscall(ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0
 
 
+@cache
+def adds_apart() -> bool:
+    """Whether vectors are added by units beside those that multiply, as fast as these, and both can be fed: `pairs`.
+
+    So it is on AMD's Zen 4. Zen 5 has such units too, but was not measured; others add where they multiply.
+    """
+    unit = vector_unit()
+    return binding.get_host_cpu_name() == "znver4" and unit.avx512 and config.CPU_NAME is None
+
+
 def is_x86() -> bool:
     """Whether this is an x86-64 machine."""
     return platform.machine().lower() in ("x86_64", "amd64")

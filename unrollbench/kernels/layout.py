@@ -19,7 +19,7 @@ from typing import Literal
 
 from unrollbench.case import DTYPES
 from unrollbench.cells import Cell, LayerSpec, Stage
-from unrollbench.kernels import amx, host, parts, tile
+from unrollbench.kernels import amx, host, pairs, parts, tile
 from unrollbench.kernels.partition import Partition, partition
 
 OWN_MULTIPLIES = 512
@@ -130,6 +130,8 @@ class LayerLayout:
     """Whether products are `matrix`'s, of numbers cut into parts, and not sums of vector multiply-adds."""
     sums_apart: bool
     """Whether threads may each add up the weight gradients of their own rows, before those of all are added."""
+    pairs: bool
+    """Whether inputs and, where a thread has rows enough, states are multiplied as `pairs` says."""
     own_slots: bool
     """Whether threads with rows of their own have slots of their own, so that no two of them write to one page."""
 
@@ -163,8 +165,11 @@ class LayerLayout:
 
     @property
     def overlaps(self) -> bool:
-        """Whether a thread multiplies units of its own while it waits for those of other threads."""
-        return self.split == "units" and not self.fused and not self.on_matrix_unit
+        """Whether a thread multiplies units of its own while it waits for those of other threads.
+
+        Not where it multiplies in pairs, which takes a row's elements all together.
+        """
+        return self.split == "units" and not (self.fused or self.on_matrix_unit or self.steps_in_pairs)
 
     def own_units(self, s: StageLayout) -> list[tuple[int, int]]:
         """Of the operand of a stage, (first, how many) of those that each thread wrote.
@@ -235,6 +240,8 @@ class LayerLayout:
         if self.on_matrix_unit:
             found = [partition(self.batch, threads, tiles * amx.ROWS) for tiles in (2, 1)]
             return min(found, key=lambda rows: rows.most_groups * amx.tiles(rows.big))
+        if self.steps_in_pairs:
+            return partition(self.batch, threads, pairs.row_tile(self.most_rows))
         return partition(self.batch, threads, tile.ROW_TILE)
 
     def _largest_group(self, gates: int) -> int:
@@ -246,7 +253,27 @@ class LayerLayout:
         """Columns that are multiplied at once beside `rows.big` rows, at most."""
         if self.on_matrix_unit:
             return amx.most_columns(self.rows.big)
-        return tile.most_columns(self.rows.big)
+        return pairs.COLUMN_TILE if self.steps_in_pairs else tile.most_columns(self.rows.big)
+
+    @property
+    def most_rows(self) -> int:
+        """Rows that a thread multiplies in a step, at most."""
+        return self.batch if self.split == "units" else -(-self.batch // self.threads)
+
+    @property
+    def projects_in_pairs(self) -> bool:
+        """Whether the inputs of a window are multiplied as `pairs` says, if there are enough and numbers allow it."""
+        return self.pairs and not self.fused and self.spec.input_size >= pairs.LEAST_DEPTH
+
+    @property
+    def steps_in_pairs(self) -> bool:
+        """Whether some tiles of a step multiply as `pairs` says, if their numbers allow it."""
+        depth = min(self.size(stage.operand) for stage in self.cell.stages)
+        return self.pairs and self.most_rows >= pairs.LEAST_ROWS and depth >= pairs.LEAST_DEPTH
+
+    def in_pairs(self, rows: int) -> bool:
+        """Whether those of so many rows do."""
+        return self.steps_in_pairs and rows >= pairs.LEAST_ROWS
 
     @cached_property
     def stages(self) -> tuple[StageLayout, ...]:
@@ -284,6 +311,16 @@ class LayerLayout:
         """Rows of a stage's kernel, those of x and those of the operand."""
         return s.operand_size + (self.spec.input_size if s.stage.takes_input else 0)
 
+    def step_depths(self, s: StageLayout) -> dict[str, int]:
+        """The depth of each product of a step of the stage: of "x", if it multiplies that, and of "h", the operand."""
+        of_inputs = {"x": self.spec.input_size} if self.fused and s.stage.takes_input else {}
+        return {**of_inputs, "h": s.operand_size}
+
+    def scaled_at(self, name: str) -> int:
+        """Where in a thread's room the scaled rows of a step's product begin: those of inputs are behind all others."""
+        widest = max(pairs.row_bytes(self.dtype, self.size(stage.operand)) for stage in self.cell.stages)
+        return self.most_rows * widest if name == "x" else 0
+
     def columns_at_once(self, *groups: int) -> tuple[int, ...]:
         """How many columns of groups of so many are multiplied at once, part after part of each."""
         return tuple(part for columns in groups for part in partition(columns, 1, self._most_columns).each)
@@ -304,13 +341,15 @@ class LayerLayout:
         time step, if stepwise; window: steps of the window that ran last, 0 before the first; arrivals: how often each
         thread has arrived at a barrier; x, d_x: the inputs and their gradient; d_out: the outputs' gradient; sums,
         sums_bytes: the weight gradients of all layers that the first thread adds up, and from these to the next
-        thread's; zeros, ones: constants; panel: scratch of the weight gradient; room: for rows that are cut into parts;
-        given_...: the initial state, or the final state's gradient, in rows as callers have them, or 0 if it is zero;
-        h_slot: bytes of a slot of h and of d_out; row: the number of this thread's first row in the batch; places: of
-        each row of the batch, how many rows past this thread's first it lies in an array with a slot per time step, if
-        threads have slots of their own; row_tiles...: this thread's tiles of rows; block..., operand_block...: its
-        first unit block and its groups; packed: whether it has the block whose gates are packed; own_at..., own...: the
-        first and the number of the units of the operand that this thread wrote.
+        thread's; zeros, ones: constants; panel: scratch of the weight gradient; room: for rows that are scaled, or cut
+        into parts; given_...: the initial state, or the final state's gradient, in rows as callers have them, or 0 if
+        it is zero; h_slot: bytes of a slot of h and of d_out; row: the number of this thread's first row in the batch;
+        places: of each row of the batch, how many rows past this thread's first it lies in an array with a slot per
+        time step, if threads have slots of their own; row_tiles...: this thread's tiles of rows; block...,
+        operand_block...: its first unit block and its groups; packed: whether it has the block whose gates are packed;
+        own_at..., own...: the first and the number of the units of the operand that this thread wrote; products_x...,
+        products_h...: the own products of the columns of W_x and W_h, exponent_...: what rows are scaled to (`pairs`);
+        paired, unpaired: how often rows were multiplied in pairs, and how often they or weights did not allow it.
         """
         names = [
             "limit",
@@ -331,6 +370,7 @@ class LayerLayout:
             "window",
         ]
         names += ["h_slot", "places", "row", "row_tiles_big", "row_tiles_small"]
+        names += ["paired", "unpaired"] if self.pairs else []
         for name in self.arrays:
             names += [name, f"d_{name}"]
         for name in self.cell.state:
@@ -339,6 +379,7 @@ class LayerLayout:
             i = s.index
             names += [f"gates_{i}", f"W_x_{i}", f"W_h_{i}", f"bias_{i}", f"W_xT_{i}", f"W_hT_{i}"]
             names += [f"d_kernel_{i}", f"own_at_{i}", f"own_{i}"]
+            names += [f"{kind}_{w}_{i}" for w in ("x", "h") for kind in ("products", "exponent")] if self.pairs else []
             names += [f"{kind}_{i}" for kind in ("block", "groups_big", "groups_small", "packed")]
             names += [f"{kind}_{i}" for kind in ("operand_block", "operand_groups_big", "operand_groups_small")]
             names += [f"{kind}{name}" for name in s.stage.diagonals for kind in ("", "d_")]

@@ -6,11 +6,11 @@ from functools import cache
 from textwrap import indent
 
 from unrollbench.case import DTYPES
-from unrollbench.kernels import host
+from unrollbench.kernels import host, pairs, scaling
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.tile import ROW_TILE, most_columns, tile
-from unrollbench.kernels.words import put, room
+from unrollbench.kernels.words import peek, put, room
 
 LEAST_ROWS = 4
 """Rows of a tile where these can be chosen. With 4 rows by 4 columns it reads half as many weights and numbers as it
@@ -19,23 +19,31 @@ SINGLE_COLUMNS = 4
 """Columns of a tile of one row, if there are so many: enough sums to hide most of a multiply-add's latency."""
 BLOCK_ROWS = 96
 """Rows that are taken through all columns before the next ones, so that they stay in the second-level cache."""
-OFFSETS = 2 * (BLOCK_ROWS + ROW_TILE)
+OFFSETS = 2 * (BLOCK_ROWS + max(ROW_TILE, pairs.ROW_TILE))
 """Words that say where the rows of a block lie."""
 
 
-def heights() -> dict[int, tuple[int, ...]]:
+def heights(in_pairs: bool = False) -> dict[int, tuple[int, ...]]:
     """Columns of a tile -> the numbers of rows that it may have, beside one; the widest first.
 
     6 rows x 4 columns, 4 weights and a broadcast take 29 of the 32 registers of AVX-512 and NEON, 6 x 2 take 15 of the
-    16 of AVX2. There SINGLE_COLUMNS are for single rows only.
+    16 of AVX2, and as wide are they in pairs. There SINGLE_COLUMNS are for single rows only.
     """
     widest = min(SINGLE_COLUMNS, most_columns(ROW_TILE))
+    if in_pairs:
+        tall = pairs.ROW_TILE, pairs.LEAST_ROWS
+        return {SINGLE_COLUMNS: (), pairs.COLUMN_TILE: tall, 1: tall}
     found = {SINGLE_COLUMNS: (), widest: tuple(range(ROW_TILE, LEAST_ROWS - 1, -1))}
     return found | {columns: (ROW_TILE,) for columns in (2, 1) if columns < widest}
 
 
+def room_bytes(dtype: str, depth: int) -> int:
+    """Bytes that `multiply` in pairs needs for scaled rows of so many numbers."""
+    return BLOCK_ROWS * pairs.row_bytes(dtype, depth)
+
+
 @cache
-def multiply(dtype: str) -> Kernel:
+def multiply(dtype: str, depth: int = 0) -> Kernel:
     """out[r, c] = start[r, c] + sum over k of a[r, k] * w[c, k], for any numbers of rows and vector columns.
 
     Rows come in runs, as a thread's rows of one time step after the other. Arguments: rows, columns, those of
@@ -46,65 +54,98 @@ def multiply(dtype: str) -> Kernel:
     rows, or columns that are left beside the widest tiles) tiles have ROW_TILE rows or one. If `start` is not `out`,
     the last tile of ROW_TILE then computes some rows a second time: that costs less than to read all of w for each row
     that is left.
+
+    depth: K, to multiply in pairs where a block's rows allow it, or 0. Tiles then have pairs.ROW_TILE rows, or
+    pairs.LEAST_ROWS where a block has fewer; so have blocks, but the last one. The last arguments are the columns' own
+    products, what rows are scaled to, where there is room for a block's scaled rows, and two words that count the
+    blocks that are paired and those that are not.
     """
-    sizes = [(rows, columns) for columns, tall in heights().items() for rows in (1, *tall)]
+    sizes = [(rows, columns) for columns, tall in heights(depth > 0).items() for rows in (1, *tall)]
     called = {f"tile_{rows}x{columns}": tile(dtype, rows, columns) for rows, columns in sizes}
-    return kernel(text(host.lanes(dtype) * DTYPES[dtype]), "multiply", {**called, "put": put, "room": room(OFFSETS)})
+    if depth:
+        tall = [(rows, columns) for rows, columns in sizes if rows > 1]
+        called |= {f"paired_{rows}x{columns}": pairs.tile(dtype, rows, columns, depth) for rows, columns in tall}
+        called |= {"scale_row": scaling.scale_row(dtype), "peek": peek}
+    written = text(host.lanes(dtype) * DTYPES[dtype], pairs.row_bytes(dtype, depth) if depth else 0)
+    return kernel(written, "multiply", {**called, "put": put, "room": room(OFFSETS)})
 
 
-def text(width: int) -> str:
-    """What `multiply` is compiled from, with vectors of `width` bytes.
+def text(width: int, scaled_row: int = 0) -> str:
+    """What `multiply` is compiled from, with vectors of `width` bytes, and of scaled rows of so many bytes.
 
     offsets: where the rows of a block lie in a and in out, two words each, and those of the tile that would follow.
     """
-    passed = "count, a, panel, w_column, w_k, s, shared, o, offsets + (row - first) * 16"
+    tallest, sizes = pairs.ROW_TILE if scaled_row else ROW_TILE, heights(scaled_row > 0)
+    passed = "panel, w_column, w_k, {}s, shared, o, offsets + (row - first) * 16"
 
     def call(rows: int, columns: int) -> str:
-        return f"    tile_{rows}x{columns}({passed})\n    row += {rows}"
+        multiplied = f"    tile_{rows}x{columns}(count, a, {passed.format('')})"
+        if scaled_row and rows > 1:
+            numbers = f"scaled + {width} + (row - first) * {scaled_row}"
+            own = passed.format(f"products + column * {width}, ")
+            paired = f"    if paired:\n        paired_{rows}x{columns}({numbers}, {own})\n"
+            multiplied = f"{paired}    else:\n    {multiplied}"
+        return f"{multiplied}\n    row += {rows}"
 
     def branch(columns: int) -> str:
         """The call of the tile of so many columns that has the height."""
-        if not heights()[columns]:
+        if not sizes[columns]:
             return indent(call(1, columns), 16 * " ")
-        tall, *lower = heights()[columns]
+        tall, *lower = sizes[columns]
         lines = [f"if height == {tall}:\n{call(tall, columns)}"]
         lines += [f"elif height == {rows}:\n{call(rows, columns)}" for rows in lower]
         return indent("\n".join([*lines, f"else:\n{call(1, columns)}"]), 20 * " ")
 
-    widest = next(columns for columns, tall in heights().items() if tall)
-    few = {columns: "" if tall else f" and last - first < {LEAST_ROWS}" for columns, tall in heights().items()}
-    chosen = "\n                el".join(f"if wide == {columns}:\n{branch(columns)}" for columns in heights())
-    wide = " else ".join(f"{columns} if left >= {columns}{few[columns]}" for columns in heights() if columns > 1)
+    widest = next(columns for columns, tall in sizes.items() if tall)
+    few = {columns: "" if tall else f" and last - first < {LEAST_ROWS}" for columns, tall in sizes.items()}
+    chosen = "\n                el".join(f"if wide == {columns}:\n{branch(columns)}" for columns in sizes)
+    wide = " else ".join(f"{columns} if left >= {columns}{few[columns]}" for columns in sizes if columns > 1)
     arguments = "rows, columns, count, a, w, w_column, w_k, start, shared, out, a_row, out_row, run, a_gap, out_gap"
+    first, last = (f"rows * (block + {more}) // blocks" for more in (0, 1))
+    planned = f"""
+tiles = (last - first + {ROW_TILE - 1}) // {ROW_TILE}
+least = (last - first) // tiles
+lower, tall = first + (last - first - tiles * least) * (least + 1), {ROW_TILE}
+"""
+    even = f"wide == {widest} and least >= {LEAST_ROWS}"
+    if scaled_row:
+        first, last = (f"min(rows, ({each} + {tallest - 1}) // {tallest} * {tallest})" for each in (first, last))
+        planned, even = _scaling(scaled_row) + f"\ntall = {tallest} if last - first >= {tallest} else {LEAST_ROWS}", "0"
+        planned += "\nleast, lower = tall, first"
     return f"""
-def multiply({arguments}):
+def multiply({arguments}{", products, weights_exponent, scaled, counts" if scaled_row else ""}):
     blocks = (rows + {BLOCK_ROWS - 1}) // {BLOCK_ROWS}
     offsets = room()
     for block in range(blocks):
-        first, last, column = rows * block // blocks, rows * (block + 1) // blocks, 0
+        first, last, column = {first}, {last}, 0
         runs, place = first // run, offsets
         in_run, of_a, of_out = first - runs * run, first * a_row + runs * a_gap, first * out_row + runs * out_gap
-        for row in range(first, last + {ROW_TILE}):
+        for row in range(first, last + {tallest}):
             put(place, of_a)
             put(place + 8, of_out)
             place, in_run, of_a, of_out = place + 16, in_run + 1, of_a + a_row, of_out + out_row
             if in_run == run:
                 in_run, of_a, of_out = 0, of_a + a_gap, of_out + out_gap
-        tiles = (last - first + {ROW_TILE - 1}) // {ROW_TILE}
-        least = (last - first) // tiles
-        lower = first + (last - first - tiles * least) * (least + 1)
+        {indent(planned, 8 * " ").strip()}
         while column < columns:
             panel, s, o = w + column * w_column, start + column * {width}, out + column * {width}
             left, row = columns - column, first
             wide = {wide} else 1
-            even = wide == {widest} and least >= {LEAST_ROWS}
+            even = {even}
             while row < last:
                 if even:
                     height = least + 1 if row < lower else least
                 else:
-                    height = {ROW_TILE} if row + {ROW_TILE} <= last else 1
-                    if height == 1 and start != out and last - first >= {ROW_TILE}:
-                        row, height = last - {ROW_TILE}, {ROW_TILE}
+                    height = tall if row + tall <= last else 1
+                    if height == 1 and start != out and last - first >= tall:
+                        row, height = last - tall, tall
                 {chosen}
             column += wide
 """
+
+
+def _scaling(scaled_row: int) -> str:
+    """Lines that scale the rows of a block, if there are enough for a tile in pairs: whether they are `paired`."""
+    exponent = f"weights_exponent if last - first >= {pairs.LEAST_ROWS} else {pairs.NO_PAIRS}"
+    rows = pairs.scaling("last - first", "count", "a + peek(offsets, 16 * number)", exponent, "scaled", scaled_row)
+    return "\n".join(["unfit = 0", *rows, *pairs.counting("counts")])

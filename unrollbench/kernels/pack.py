@@ -120,6 +120,11 @@ def row(values: Array, order: Order) -> Array:
     return _packed(_taken(values[None], order).reshape(-1))
 
 
+def row_of(vectors: Array) -> Array:
+    """(columns, lanes) -> (columns*lanes,)."""
+    return _packed(vectors.reshape(-1))
+
+
 def unpacked(rows: Array, order: Order) -> Array:
     """(K, columns*lanes) -> (K, G*N): what `row` does, undone."""
     flat = order.reshape(-1)

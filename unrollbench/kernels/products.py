@@ -68,6 +68,14 @@ def room_argument(layout: LayerLayout, depth: int) -> str:
     return f", {matrix.rows_at_once(depth)}, {field(layout, 'room')}" if layout.on_matrix_unit else ""
 
 
+def _pairs_arguments(layout: LayerLayout, s: StageLayout) -> str:
+    """The last arguments of `multiply` in pairs, of the columns from `column` on."""
+    products, exponent, room = (
+        field(layout, name) for name in (f"products_x_{s.index}", f"exponent_x_{s.index}", "room")
+    )
+    return f", {products} + column * {layout.width}, {exponent}, {room}, f + {layout.fields['paired']}"
+
+
 @cache
 def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     """`project(f, t, slot, n)`: gate buffers of n steps from t = x . W_x + bias, or the bias alone without an input.
@@ -81,6 +89,7 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     depth = layout.spec.input_size if s.stage.takes_input else 0
     x_slot, gates_slot = ("t" if slots == "time" else "slot" for slots in (inputs.slots, s.gate_slots))
     at = partial(field, layout)
+    in_pairs = layout.projects_in_pairs and depth > 0
     lines = _part(layout, s.columns, few_rows=layout.projects_ahead)
     if i == 0 and h.slots == "window":
         lines += _carry(layout, h.row_bytes)
@@ -93,7 +102,7 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
         f"W_x, bias = {at(f'W_x_{i}')} + column * {layout.column_bytes(depth)}, {at(f'bias_{i}')} + column * {width}",
         f"multiply(rows, count, {depth}, x, W_x, {_weights(layout, depth)}, bias, 1, gates, {inputs.row_bytes}, "
         f"{s.row_bytes}, own, {_gap(x_rows, inputs.row_bytes)}, {_gap(rows, s.row_bytes)}"
-        f"{room_argument(layout, depth)})",
+        f"{room_argument(layout, depth)}{_pairs_arguments(layout, s) if in_pairs else ''})",
     ]
     if layout.projects_ahead and depth:
         lines += ["done = 0", "while done < n:", f"    rows = min({AHEAD_STEPS}, n - done) * own"]
@@ -101,7 +110,7 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
         lines.append(f"    done += {AHEAD_STEPS} if n < {2 * AHEAD_STEPS} else n // {AHEAD_STEPS} * {AHEAD_STEPS}")
     else:
         lines += ["done = 0", *products]
-    return product_kernel("project", layout, lines)
+    return product_kernel("project", layout, lines, pairs_of=depth if in_pairs else 0)
 
 
 def _carry(layout: LayerLayout, row_bytes: int) -> list[str]:
@@ -146,8 +155,12 @@ def product_kernel(
     lines: list[str],
     others: Mapping[str, Emit] | None = None,
     uses: Iterable[Kernel] = (),
+    pairs_of: int = 0,
 ) -> Kernel:
-    """The kernel (f, t, slot, n) of those lines, which may call `others` too, among them the kernels `uses`."""
-    multiplier = matrix.multiply() if layout.on_matrix_unit else multiply(layout.dtype)
+    """The kernel (f, t, slot, n) of those lines, which may call `others` too, among them the kernels `uses`.
+
+    pairs_of: the depth of products that `multiply` makes in pairs, or 0.
+    """
+    multiplier = matrix.multiply() if layout.on_matrix_unit else multiply(layout.dtype, pairs_of)
     called = {"peek": peek, "put": put, "copy_bytes": copy_bytes, "multiply": multiplier.call, **(others or {})}
     return kernel(function(name, "f, t, slot, n", lines), name, called, [multiplier, *uses])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from textwrap import indent
 from typing import Any
 
+from unrollbench.kernels import pairs
 from unrollbench.kernels.layout import Group, LayerLayout, StageLayout
 from unrollbench.kernels.partition import Partition
 
@@ -136,6 +137,25 @@ def cut(layout: LayerLayout, rows: str, row_bytes: int, depth: int, offset: int 
             f"    row, place = row + {size}, place + {layout.cut_bytes(depth)}",
         ]
     return lines
+
+
+def pair(layout: LayerLayout, s: StageLayout, x_row: int) -> list[str]:
+    """Lines that scale this thread's rows of what a stage multiplies in pairs, in its room.
+
+    x_row: bytes from row to row of the inputs. paired: whether all of them allow it.
+    """
+    if not layout.steps_in_pairs:
+        return []
+    lines = ["unfit = 0"]
+    for name, depth in layout.step_depths(s).items():
+        if depth >= pairs.LEAST_DEPTH:
+            rows = {"x": f"x + number * {x_row}", "h": f"operand + number * {layout.arrays[s.stage.operand].row_bytes}"}
+            place = f"{field(layout, 'room')} + {layout.scaled_at(name)}"
+            exponent = (
+                f"{field(layout, f'exponent_{name}_{s.index}')} if end >= {pairs.LEAST_ROWS} else {pairs.NO_PAIRS}"
+            )
+            lines += pairs.scaling("end", depth, rows[name], exponent, place, pairs.row_bytes(layout.dtype, depth))
+    return lines + pairs.counting(f"f + {layout.fields['paired']}")
 
 
 def cut_tile(layout: LayerLayout, depth: int, offset: int = 0) -> str:

@@ -45,8 +45,11 @@ class Product:
     ranges: int = 0
 
 
-class _Tile:
+class Tile:
     """Emits a tile into a function that is being compiled. Addresses and strides are LLVM integers, in bytes."""
+
+    steps = 1
+    """Steps of k that `step` takes."""
 
     def __init__(self, builder, ty, rows, columns):
         self.builder, self.ty, self.llvm, self.size = builder, ty, ty.llvm, ty.size
@@ -78,12 +81,16 @@ class _Tile:
         element = self.builder.load(self.at(a, row), align=self.size, typ=self.llvm.element)
         return splat(self.builder, element, self.llvm)
 
-    def _times(self, stride, index):
+    def times(self, stride, index):
         return self.builder.mul(stride, ir.Constant(I64, index))
 
-    def step(self, a, a_rows, w, w_column, sums):
-        """The sums after one step of k."""
-        places = [self.at(w, self._times(w_column, c)) for c in range(self.columns)]
+    def load_row(self, address, offsets):
+        """A vector for each column, which all rows share."""
+        return self.load(address, even(1, 0), offsets)
+
+    def step(self, a, a_rows, w, w_column, w_k, sums):
+        """The sums after one step of k; a and w are LLVM pointers."""
+        places = [self.at(w, self.times(w_column, c)) for c in range(self.columns)]
         spread = cache(lambda r: self._spread(a, a_rows[r]))
         weight = cache(lambda c: self.builder.load(places[c], align=self.size, typ=self.llvm))
         rows, columns = range(self.rows), range(self.columns)
@@ -101,38 +108,40 @@ class _Tile:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """A tile and what is added to its sums.
 
     a: (address, offsets of its rows, stride over k); w: (address, stride over columns, over k).
     """
 
-    tile: _Tile
+    tile: Tile
     sums: list[Any]
     a: tuple[Any, Any, Any]
     w: tuple[Any, Any, Any]
 
 
-def _add(builder, count, parts, ahead=None):
-    """Each part's sums after `count` more steps of k, which take turns.
+def add_steps(builder, count, parts, ahead=None):
+    """Each part's sums after `count` times as many more steps of k as its tile takes at once; the parts take turns.
 
-    ahead: (address, stride) of the line to ask for in each step.
+    ahead: (address, stride) of the line to ask for in each step of k.
     """
     zero, first_tile = ir.Constant(I64, 0), parts[0].tile
+    together = ir.Constant(I64, first_tile.steps)
     entry, body, done = builder.basic_block, builder.append_basic_block(), builder.append_basic_block()
     walked = [each for part in parts for each in (part.a, part.w)] + ([ahead] if ahead else [])
-    walks = [(pointer(builder, one[0]), one[-1]) for one in walked]
+    walks = [(pointer(builder, one[0]), builder.mul(one[-1], together)) for one in walked]
     builder.cbranch(builder.icmp_signed(">", count, zero), body, done)
     builder.position_at_end(body)
     k, places = builder.phi(I64), [builder.phi(ir.PointerType()) for _ in walks]
-    before, after = [[builder.phi(value.type) for value in part.sums] for part in parts], []
+    before, after_round = [[builder.phi(value.type) for value in part.sums] for part in parts], []
     for index, (part, sums) in enumerate(zip(parts, before, strict=True)):
-        after.append(part.tile.step(places[2 * index], part.a[1], places[2 * index + 1], part.w[1], sums))
-    if ahead:
-        prefetch(builder, places[-1], level=2)
+        added = part.tile.step(places[2 * index], part.a[1], places[2 * index + 1], *part.w[1:], sums)
+        after_round.append(added)
+    for step in range(first_tile.steps if ahead else 0):
+        prefetch(builder, first_tile.at(places[-1], first_tile.times(ahead[1], step)), level=2)
     following = builder.add(k, ir.Constant(I64, 1))
     moved = [(place, start, first_tile.at(place, step)) for place, (start, step) in zip(places, walks, strict=True)]
-    first, last, phis = (list(chain(*each)) for each in ([part.sums for part in parts], after, before))
+    first, last, phis = (list(chain(*each)) for each in ([part.sums for part in parts], after_round, before))
     for phi, start, value in ((k, zero, following), *moved, *zip(phis, first, last, strict=True)):
         phi.add_incoming(start, entry)
         phi.add_incoming(value, body)
@@ -145,8 +154,8 @@ def _add(builder, count, parts, ahead=None):
     return results
 
 
-def _add_and_ask(builder, count, part, ask, ahead=None):
-    """`_add` of one part, as many steps of k for each row of the tile; before each of these, ask(number of the row)."""
+def add_and_ask(builder, count, part, ask, ahead=None):
+    """`add_steps` of one part, as many for each row of the tile; before those of each row, ask(number of the row)."""
     rows = ir.Constant(I64, part.tile.rows)
     last = builder.sub(rows, ir.Constant(I64, 1))
     each = builder.udiv(count, rows)
@@ -156,20 +165,20 @@ def _add_and_ask(builder, count, part, ask, ahead=None):
     builder.position_at_end(body)
     row, before = builder.phi(I64), [builder.phi(value.type) for value in part.sums]
     ask(row)
-    first = builder.mul(row, each)
+    first = builder.mul(builder.mul(row, each), ir.Constant(I64, part.tile.steps))
     steps = builder.select(builder.icmp_signed("<", row, last), each, left)
     (a, a_rows, a_k), (w, w_column, w_k) = part.a, part.w
-    moved = (_after(builder, a, a_k, first), a_rows, a_k), (_after(builder, w, w_k, first), w_column, w_k)
-    line = (_after(builder, *ahead, first), ahead[1]) if ahead else None
-    (after,) = _add(builder, steps, [_Part(part.tile, before, *moved)], line)
+    moved = (after(builder, a, a_k, first), a_rows, a_k), (after(builder, w, w_k, first), w_column, w_k)
+    line = (after(builder, *ahead, first), ahead[1]) if ahead else None
+    (added,) = add_steps(builder, steps, [Part(part.tile, before, *moved)], line)
     following, end = builder.add(row, ir.Constant(I64, 1)), builder.basic_block
-    phis = zip((row, *before), (ir.Constant(I64, 0), *part.sums), (following, *after), strict=True)
+    phis = zip((row, *before), (ir.Constant(I64, 0), *part.sums), (following, *added), strict=True)
     for phi, start, value in phis:
         phi.add_incoming(start, entry)
         phi.add_incoming(value, end)
     builder.cbranch(builder.icmp_signed("<", following, rows), body, done)
     builder.position_at_end(done)
-    return after
+    return added
 
 
 @cache
@@ -179,7 +188,7 @@ def copy_vectors(dtype: str, count: int):
     offsets = tuple(c * ty.size * ty.lanes for c in range(count))
 
     def emit(builder, destination, origin):
-        emitted, rows = _Tile(builder, ty, 1, count), _even(1, 0)
+        emitted, rows = Tile(builder, ty, 1, count), even(1, 0)
         emitted.store(emitted.load(origin, rows, offsets), destination, rows, offsets)
 
     return emit
@@ -206,7 +215,7 @@ def tile(dtype: str, rows: int, columns: int):
     columns_at = tuple(c * ty.size * ty.lanes for c in range(columns))
 
     def emit(builder, count, a, w, w_column, w_k, start, shared, out, offsets):
-        emitted, one, a_k = _Tile(builder, ty, rows, columns), ir.Constant(I64, 1), ir.Constant(I64, ty.size)
+        emitted, one, a_k = Tile(builder, ty, rows, columns), ir.Constant(I64, 1), ir.Constant(I64, ty.size)
         of_a = [peek(builder, offsets, ir.Constant(I64, 16 * r)) for r in range(rows)]
         of_out = [peek(builder, offsets, ir.Constant(I64, 16 * r + 8)) for r in range(rows)]
         of_start = [builder.and_(offset, builder.sub(shared, one)) for offset in of_out]
@@ -216,7 +225,7 @@ def tile(dtype: str, rows: int, columns: int):
             emitted.ask(out, [peek(builder, below, builder.mul(row, ir.Constant(I64, 16)))], columns_at)
 
         sums = emitted.load(start, of_start, columns_at)
-        sums = _add_and_ask(builder, count, _Part(emitted, sums, (a, of_a, a_k), (w, w_column, w_k)), ask)
+        sums = add_and_ask(builder, count, Part(emitted, sums, (a, of_a, a_k), (w, w_column, w_k)), ask)
         emitted.store(sums, out, of_out, columns_at)
 
     return emit
@@ -228,14 +237,14 @@ def add_vector(dtype: str):
     ty = vector(dtype)
 
     def emit(builder, target, origin):
-        tile, alone = _Tile(builder, ty, 1, 1), _even(1, 0)
+        tile, alone = Tile(builder, ty, 1, 1), even(1, 0)
         (own,), (other,) = (tile.load(address, alone, (0,)) for address in (target, origin))
         tile.store([builder.fadd(own, other)], target, alone, (0,))
 
     return emit
 
 
-def _even(rows, stride):
+def even(rows, stride):
     """The offsets of rows that are all `stride` bytes apart."""
     return [ir.Constant(I64, r * stride) for r in range(rows)]
 
@@ -281,9 +290,9 @@ def step_tile(
             ask_for_row(builder, row, *touched)
 
         for columns in columns_at_once:
-            emitted, told = _Tile(builder, ty, rows, columns), list(args[:count_told])
+            emitted, told = Tile(builder, ty, rows, columns), list(args[:count_told])
             begins, ends = (each.offsets[column : column + columns] for each in (start, out))
-            sums = emitted.load(first, _even(rows, start.row), begins)
+            sums = emitted.load(first, even(rows, start.row), begins)
             for product in products:
                 a, w, *ranges = (told.pop(0) for _ in range(2 + 2 * product.ranges))
                 w = builder.add(w, ir.Constant(I64, column * product.depth * width))
@@ -291,12 +300,12 @@ def step_tile(
                 asking = ask_for_row and column == 0 and product is products[-1]
                 for done, count in _ranges(product, ranges):
                     part = _part(emitted, sums, product, a, w, columns * width, done)
-                    line = (_after(builder, *ahead, done), ahead[1]) if ahead and column == 0 else None
+                    line = (after(builder, *ahead, done), ahead[1]) if ahead and column == 0 else None
                     if asking:
-                        sums, asking = _add_and_ask(builder, count, part, ask, line), False
+                        sums, asking = add_and_ask(builder, count, part, ask, line), False
                     else:
-                        (sums,) = _add(builder, count, [part], line)
-            emitted.store(sums, last, _even(rows, out.row), ends)
+                        (sums,) = add_steps(builder, count, [part], line)
+            emitted.store(sums, last, even(rows, out.row), ends)
             column += columns
 
     return emit
@@ -315,21 +324,21 @@ def projecting_tile(dtype: str, ends: Ends, product: Product, ahead: Product, ah
 
     def emit(builder, out, a, w, *args):
         (x, w_x, bias, out_x), later_done = args[-4:], ir.Constant(I64, 0)
-        row, later, alone = _Tile(builder, ty, 1, columns), _Tile(builder, ty, ahead_rows, 1), _even(1, 0)
-        sums, later_sums = row.load(out, alone, ends.offsets), later.load(bias, _even(ahead_rows, 0), (0,))
+        row, later, alone = Tile(builder, ty, 1, columns), Tile(builder, ty, ahead_rows, 1), even(1, 0)
+        sums, later_sums = row.load(out, alone, ends.offsets), later.load(bias, even(ahead_rows, 0), (0,))
         for first, count in _ranges(product, args[:-4]):
             left = builder.sub(ir.Constant(I64, ahead.depth), later_done)
             both = builder.select(builder.icmp_signed("<", count, left), count, left)
             own = _part(row, sums, product, a, w, columns * width, first)
             other = _part(later, later_sums, ahead, x, w_x, width, later_done)
-            sums, later_sums = _add(builder, both, [own, other])
+            sums, later_sums = add_steps(builder, both, [own, other])
             own = _part(row, sums, product, a, w, columns * width, builder.add(first, both))
-            (sums,) = _add(builder, builder.sub(count, both), [own])
+            (sums,) = add_steps(builder, builder.sub(count, both), [own])
             later_done = builder.add(later_done, both)
         other = _part(later, later_sums, ahead, x, w_x, width, later_done)
-        (later_sums,) = _add(builder, builder.sub(ir.Constant(I64, ahead.depth), later_done), [other])
+        (later_sums,) = add_steps(builder, builder.sub(ir.Constant(I64, ahead.depth), later_done), [other])
         row.store(sums, out, alone, ends.offsets)
-        later.store(later_sums, out_x, _even(ahead_rows, ahead_row_bytes), (0,))
+        later.store(later_sums, out_x, even(ahead_rows, ahead_row_bytes), (0,))
 
     return emit
 
@@ -344,10 +353,10 @@ def _ranges(product, told):
 def _part(tile, sums, product, a, w, w_k, first):
     """A tile and its product from a step of k on; w_k: bytes of weights from one to the next."""
     builder, size, width = tile.builder, ir.Constant(I64, tile.size), tile.ty.size * tile.ty.lanes
-    a, w = _after(builder, a, size, first), _after(builder, w, ir.Constant(I64, w_k), first)
-    rows = _even(tile.rows, product.a_row)
-    return _Part(tile, sums, (a, rows, size), (w, ir.Constant(I64, width), ir.Constant(I64, w_k)))
+    a, w = after(builder, a, size, first), after(builder, w, ir.Constant(I64, w_k), first)
+    rows = even(tile.rows, product.a_row)
+    return Part(tile, sums, (a, rows, size), (w, ir.Constant(I64, width), ir.Constant(I64, w_k)))
 
 
-def _after(builder, address, stride, steps):
+def after(builder, address, stride, steps):
     return builder.add(address, builder.mul(stride, steps))

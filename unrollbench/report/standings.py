@@ -23,8 +23,9 @@ SOME_ROUNDS = (
 ONE_ROUND = "In parentheses: how far the samples let it be. What differs from process to process needs --repeats."
 CEILING = (
     "Of the ceiling: the least time that this machine's measured limits allow over the time taken. multiply-add: all "
-    "matrix products (training: three times the forward ones) at the peak of multiply-adds in registers; matrix "
-    "unit: the same at the peak of the processor's matrix unit, where that is higher; read: the recurrent weights "
+    "matrix products (training: three times the forward ones) at the peak of multiply-adds in registers; paired "
+    "multiply-add, matrix unit: the same at the peak of multiplying in pairs (Winograd's inner product), or of the "
+    "processor's matrix unit, where that is higher; read: the recurrent weights "
     "once per step (training: twice) at the bandwidth of reading as many bytes. The larger binds. "
     "At the ceilings: how many times as fast as the fastest peer a program would be that reached them, which none can. "
     "Why a share is missing, results.csv tells."

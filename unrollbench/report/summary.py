@@ -21,7 +21,6 @@ from unrollbench.report.groups import (
     processor_share,
     questions,
 )
-from unrollbench.roofline import MATRIX_UNIT
 from unrollbench.stats import ENOUGH_VALUES, Ratio, centre, iqr
 
 _WIDTH = 100
@@ -105,7 +104,7 @@ def throttled(run: Run) -> tuple[str, ...]:
 
 
 def multiplied(run: Run) -> tuple[str, ...]:
-    """A line per backend whose programs tell what their products are made with, if that differs or is a matrix unit."""
+    """A line per backend whose programs tell what their products are made with, if not all just say which vectors."""
     told: dict[str, Counter[str]] = {}
     for m in run.measurements:
         if m.samples and m.metrics.multiplied_by is not None:
@@ -114,7 +113,7 @@ def multiplied(run: Run) -> tuple[str, ...]:
         f"{backend} multiplied by {' and by '.join(f'{by} in {count}' for by, count in counts.items())} of "
         f"{_plural(counts.total(), 'measurement')} (multiplied_by in results.csv)."
         for backend, counts in told.items()
-        if len(counts) > 1 or MATRIX_UNIT in counts
+        if len(counts) > 1 or not next(iter(counts)).endswith("bits")
     )
 
 
