@@ -17,8 +17,9 @@ LEAST_ROWS = 4
 does multiply-adds; by 2, three quarters."""
 SINGLE_COLUMNS = 4
 """Columns of a tile of one row, if there are so many: enough sums to hide most of a multiply-add's latency."""
-BLOCK_ROWS = 96
-"""Rows that are taken through all columns before the next ones, so that they stay in the second-level cache."""
+BLOCK_ROWS = 104
+"""Rows that are taken through all columns before the next ones, so that they stay in the second-level cache: a multiple
+of pairs.ROW_TILE. With 96 a hundred steps of one row read their weights twice."""
 OFFSETS = 2 * (BLOCK_ROWS + max(ROW_TILE, pairs.ROW_TILE))
 """Words that say where the rows of a block lie."""
 
