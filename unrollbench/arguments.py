@@ -186,7 +186,7 @@ def _ceilings(commands: Commands) -> None:
         "ceilings",
         "measure this machine's limits: multiply-adds, memory bandwidth, barriers",
         "Measures the most multiply-adds per second that the processor does in registers, also in pairs with a "
-        "third less multiplications if it adds on units of their own, of float32 also on its matrix unit (AMX) if it "
+        "third fewer multiplications if it adds on units of their own, of float32 also on its matrix unit (AMX) if it "
         "has one, and the most bytes per second that it reads from working sets of growing size, with the code that "
         "the cells use. Hold the GFLOP/s of results.csv against the highest of the first; a single row's weights "
         "stream at the second. Of several threads also how often they can wait for each other: "

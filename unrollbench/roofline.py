@@ -1,7 +1,7 @@
 """What a machine's ceilings allow a case: the least time for its products, and for reading its recurrent weights.
 
     multiply-add         the flops of all matrix products at the peak of multiply-adds in registers
-    paired multiply-add  the same at the peak of multiplying in pairs, with a third less multiplications, where a
+    paired multiply-add  the same at the peak of multiplying in pairs, with a third fewer multiplications, where a
                          processor adds with units of their own (`kernels/pairs.py`)
     matrix unit          the same at the peak of a processor's matrix unit, where it has one: in float32, which our
                          kernels cut into parts for it (`kernels/matrix.py`)
@@ -9,10 +9,11 @@
                          reading as many bytes again and again: a step needs the state of the one before, so no two
                          share a reading
 
-Products are held against the highest of the first three. The larger of the two times, of products and of reading,
-binds. Both are on the generous side, so that a share is rather too low than too high: products reach the peak only with
-nothing beside them, input weights and activations are read for nothing, and each thread reads its own part of the
-weights only, each layer by itself.
+Products are held against the highest of the first three, whoever makes them and how: our own gradients are not made in
+pairs, nor are the products of others. The larger of the two times, of products and of reading, binds. Both are on the
+generous side, so that a share is rather too low than too high: products reach the peak only with nothing beside them,
+input weights and activations are read for nothing, and each thread reads its own part of the weights only, each layer
+by itself.
 
 On a GPU the whole device does both. The peak is not that of its tensor cores, so there is no share where products may
 be theirs. Weights lie in shared memory, if they fit into that of all multiprocessors together, or in global memory: a

@@ -49,7 +49,10 @@ def step(layout: LayerLayout, inputs: Inputs) -> str:
         if layout.reads_inputs:
             lines.append(f"bias, W_x = {field(layout, f'bias_{i}')}, {field(layout, f'W_x_{i}')}")
         lines += cut(layout, "operand", layout.arrays[s.stage.operand].row_bytes, s.operand_size)
-        lines += pair(layout, s, inputs.row_bytes)
+        named_products = zip(OPERANDS, products(layout, s, inputs), strict=True)
+        lines += pair(
+            layout, s, [(*operand[:2], product) for operand, product in named_products if product is not None]
+        )
 
         def tile(rows: int, group: Group, s: StageLayout = s, passed: dict[str, str] = passed) -> list[str]:
             return _tile(layout, s, inputs, rows, group, passed)
@@ -83,7 +86,7 @@ def _tile(
             own_weights = f"{weights} + block * {panel * gates_count}"
             arguments += [operand, own_weights, *ranges, *following]
             if layout.in_pairs(rows):
-                packed += [*_scaled(layout, s, name, operand), own_weights, *following]
+                packed += [*_scaled(layout, s, name, product.depth, operand), own_weights, *following]
     shape = f"{s.index}_{rows}x{group.name}"
     multiplied = f"tile_{shape}({', '.join([*arguments, *asked])})"
     if layout.projects_ahead and s.stage.takes_input:
@@ -103,12 +106,11 @@ def _tile(
     return lines
 
 
-def _scaled(layout: LayerLayout, s: StageLayout, name: str, operand: str) -> list[str]:
+def _scaled(layout: LayerLayout, s: StageLayout, name: str, depth: int, operand: str) -> list[str]:
     """Two arguments of a `pairs.step_tile`: the own products of its columns, and its scaled rows.
 
     Or none and the operand, of a product that it does not make in pairs.
     """
-    depth = layout.step_depths(s)[name]
     if depth < pairs.LEAST_DEPTH:
         return ["0", operand]
     columns, row_bytes = len(s.stage.gates) * layout.width, pairs.row_bytes(layout.dtype, depth)

@@ -311,11 +311,6 @@ class LayerLayout:
         """Rows of a stage's kernel, those of x and those of the operand."""
         return s.operand_size + (self.spec.input_size if s.stage.takes_input else 0)
 
-    def step_depths(self, s: StageLayout) -> dict[str, int]:
-        """The depth of each product of a step of the stage: of "x", if it multiplies that, and of "h", the operand."""
-        of_inputs = {"x": self.spec.input_size} if self.fused and s.stage.takes_input else {}
-        return {**of_inputs, "h": s.operand_size}
-
     def scaled_at(self, name: str) -> int:
         """Where in a thread's room the scaled rows of a step's product begin: those of inputs are behind all others."""
         widest = max(pairs.row_bytes(self.dtype, self.size(stage.operand)) for stage in self.cell.stages)

@@ -28,7 +28,7 @@ def heights(in_pairs: bool = False) -> dict[int, tuple[int, ...]]:
     """Columns of a tile -> the numbers of rows that it may have, beside one; the widest first.
 
     6 rows x 4 columns, 4 weights and a broadcast take 29 of the 32 registers of AVX-512 and NEON, 6 x 2 take 15 of the
-    16 of AVX2, and as wide are they in pairs. There SINGLE_COLUMNS are for single rows only.
+    16 of AVX2. There, and in pairs, which have tiles of 2 columns too, SINGLE_COLUMNS are for single rows only.
     """
     widest = min(SINGLE_COLUMNS, most_columns(ROW_TILE))
     if in_pairs:
@@ -108,11 +108,17 @@ tiles = (last - first + {ROW_TILE - 1}) // {ROW_TILE}
 least = (last - first) // tiles
 lower, tall = first + (last - first - tiles * least) * (least + 1), {ROW_TILE}
 """
-    even = f"wide == {widest} and least >= {LEAST_ROWS}"
+    height = """
+height = tall if row + tall <= last else 1
+if height == 1 and start != out and last - first >= tall:
+    row, height = last - tall, tall
+"""
     if scaled_row:
         first, last = (f"min(rows, ({each} + {tallest - 1}) // {tallest} * {tallest})" for each in (first, last))
-        planned, even = _scaling(scaled_row) + f"\ntall = {tallest} if last - first >= {tallest} else {LEAST_ROWS}", "0"
-        planned += "\nleast, lower = tall, first"
+        planned = f"{_scaling(scaled_row)}\ntall = {tallest} if last - first >= {tallest} else {LEAST_ROWS}"
+    else:
+        even = f"if wide == {widest} and least >= {LEAST_ROWS}:\n    height = least + 1 if row < lower else least\n"
+        height = f"{even}else:{indent(height, '    ')}"
     return f"""
 def multiply({arguments}{", products, weights_exponent, scaled, counts" if scaled_row else ""}):
     blocks = (rows + {BLOCK_ROWS - 1}) // {BLOCK_ROWS}
@@ -132,14 +138,8 @@ def multiply({arguments}{", products, weights_exponent, scaled, counts" if scale
             panel, s, o = w + column * w_column, start + column * {width}, out + column * {width}
             left, row = columns - column, first
             wide = {wide} else 1
-            even = {even}
             while row < last:
-                if even:
-                    height = least + 1 if row < lower else least
-                else:
-                    height = tall if row + tall <= last else 1
-                    if height == 1 and start != out and last - first >= tall:
-                        row, height = last - tall, tall
+                {indent(height, 16 * " ").strip()}
                 {chosen}
             column += wide
 """

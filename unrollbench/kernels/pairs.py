@@ -31,7 +31,7 @@ from unrollbench.case import DTYPES
 from unrollbench.kernels import host
 from unrollbench.kernels.simd import Vector, multiply_add, splat, vector
 from unrollbench.kernels.tile import Ends, Part, Product, Tile, add_and_ask, add_steps, after, even
-from unrollbench.kernels.words import I64, Emit, at, peek, pointer
+from unrollbench.kernels.words import I64, Emit, at, pointer
 from unrollbench.tensors import Array
 
 STEPS, PAIRED = 6, {0: 1, 4: -1}
@@ -234,18 +234,10 @@ def tile(dtype: str, rows: int, columns: int, depth: int) -> Emit:
     columns_at = tuple(c * width for c in range(columns))
 
     def emit(builder, a, w, w_column, w_k, own, start, shared, out, offsets):
-        emitted, one = PairTile(builder, ty, rows, columns), ir.Constant(I64, 1)
-        of_a = even(rows, row_bytes(dtype, depth))
-        of_out = [peek(builder, offsets, ir.Constant(I64, 16 * r + 8)) for r in range(rows)]
-        of_start = [builder.and_(offset, builder.sub(shared, one)) for offset in of_out]
-        below = builder.add(offsets, ir.Constant(I64, 16 * rows + 8))
-
-        def ask(row):
-            emitted.ask(out, [peek(builder, below, builder.mul(row, ir.Constant(I64, 16)))], columns_at)
-
+        emitted, of_a = PairTile(builder, ty, rows, columns), even(rows, row_bytes(dtype, depth))
+        sums, of_out, ask = emitted.told(start, shared, out, offsets, columns_at)
         heads = emitted.heads(a, of_a)
-        products = emitted.load_row(own, columns_at)
-        sums = emitted.begin(emitted.load(start, of_start, columns_at), products, heads)
+        sums = emitted.begin(sums, emitted.load_row(own, columns_at), heads)
         sums = _multiplied(emitted, depth, sums, (a, of_a, ir.Constant(I64, ty.size)), (w, w_column, w_k), ask)
         emitted.store(emitted.end(sums, heads), out, of_out, columns_at)
 

@@ -14,6 +14,7 @@ from typing import Any
 from unrollbench.kernels import pairs
 from unrollbench.kernels.layout import Group, LayerLayout, StageLayout
 from unrollbench.kernels.partition import Partition
+from unrollbench.kernels.tile import Product
 
 _numbers = itertools.count()
 
@@ -139,22 +140,22 @@ def cut(layout: LayerLayout, rows: str, row_bytes: int, depth: int, offset: int 
     return lines
 
 
-def pair(layout: LayerLayout, s: StageLayout, x_row: int) -> list[str]:
+def pair(layout: LayerLayout, s: StageLayout, products: Iterable[tuple[str, str, Product]]) -> list[str]:
     """Lines that scale this thread's rows of what a stage multiplies in pairs, in its room.
 
-    x_row: bytes from row to row of the inputs. paired: whether all of them allow it.
+    products: name, address of the operand, and product. paired: whether all rows allow it.
     """
     if not layout.steps_in_pairs:
         return []
     lines = ["unfit = 0"]
-    for name, depth in layout.step_depths(s).items():
-        if depth >= pairs.LEAST_DEPTH:
-            rows = {"x": f"x + number * {x_row}", "h": f"operand + number * {layout.arrays[s.stage.operand].row_bytes}"}
+    for name, operand, product in products:
+        if product.depth >= pairs.LEAST_DEPTH:
+            row, row_bytes = f"{operand} + number * {product.a_row}", pairs.row_bytes(layout.dtype, product.depth)
             place = f"{field(layout, 'room')} + {layout.scaled_at(name)}"
             exponent = (
                 f"{field(layout, f'exponent_{name}_{s.index}')} if end >= {pairs.LEAST_ROWS} else {pairs.NO_PAIRS}"
             )
-            lines += pairs.scaling("end", depth, rows[name], exponent, place, pairs.row_bytes(layout.dtype, depth))
+            lines += pairs.scaling("end", product.depth, row, exponent, place, row_bytes)
     return lines + pairs.counting(f"f + {layout.fields['paired']}")
 
 

@@ -84,6 +84,21 @@ class Tile:
     def times(self, stride, index):
         return self.builder.mul(stride, ir.Constant(I64, index))
 
+    def told(self, start, shared, out, offsets, columns_at):
+        """The sums of a `tile` that is told where its rows lie; the offsets of these in out; and a function for `ask`.
+
+        That asks for where the tile below stores its sums.
+        """
+        builder = self.builder
+        of_out = [peek(builder, offsets, ir.Constant(I64, 16 * r + 8)) for r in range(self.rows)]
+        of_start = [builder.and_(offset, builder.sub(shared, ir.Constant(I64, 1))) for offset in of_out]
+        below = builder.add(offsets, ir.Constant(I64, 16 * self.rows + 8))
+
+        def ask(row):
+            self.ask(out, [peek(builder, below, builder.mul(row, ir.Constant(I64, 16)))], columns_at)
+
+        return self.load(start, of_start, columns_at), of_out, ask
+
     def load_row(self, address, offsets):
         """A vector for each column, which all rows share."""
         return self.load(address, even(1, 0), offsets)
@@ -215,16 +230,9 @@ def tile(dtype: str, rows: int, columns: int):
     columns_at = tuple(c * ty.size * ty.lanes for c in range(columns))
 
     def emit(builder, count, a, w, w_column, w_k, start, shared, out, offsets):
-        emitted, one, a_k = Tile(builder, ty, rows, columns), ir.Constant(I64, 1), ir.Constant(I64, ty.size)
+        emitted, a_k = Tile(builder, ty, rows, columns), ir.Constant(I64, ty.size)
         of_a = [peek(builder, offsets, ir.Constant(I64, 16 * r)) for r in range(rows)]
-        of_out = [peek(builder, offsets, ir.Constant(I64, 16 * r + 8)) for r in range(rows)]
-        of_start = [builder.and_(offset, builder.sub(shared, one)) for offset in of_out]
-        below = builder.add(offsets, ir.Constant(I64, 16 * rows + 8))
-
-        def ask(row):
-            emitted.ask(out, [peek(builder, below, builder.mul(row, ir.Constant(I64, 16)))], columns_at)
-
-        sums = emitted.load(start, of_start, columns_at)
+        sums, of_out, ask = emitted.told(start, shared, out, offsets, columns_at)
         sums = add_and_ask(builder, count, Part(emitted, sums, (a, of_a, a_k), (w, w_column, w_k)), ask)
         emitted.store(sums, out, of_out, columns_at)
 
