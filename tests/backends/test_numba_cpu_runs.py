@@ -66,6 +66,7 @@ def test_time_may_change_from_call_to_call_and_nothing_is_compiled_again(axes: d
         check(longer, tensors, results)
 
 
+@pytest.mark.parametrize("steps_ahead", [8, 16])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     ("cell", "axes"),
@@ -78,9 +79,9 @@ def test_time_may_change_from_call_to_call_and_nothing_is_compiled_again(axes: d
     ],
 )
 def test_inputs_that_are_projected_ahead_are_those_of_every_length(
-    monkeypatch: pytest.MonkeyPatch, cell: str, axes: dict[str, Any], threads: int
+    monkeypatch: pytest.MonkeyPatch, cell: str, axes: dict[str, Any], threads: int, steps_ahead: int
 ) -> None:
-    monkeypatch.setattr(division, "_projects_ahead", lambda *_: True)  # on hosts, too, where it would cost
+    monkeypatch.setattr(division, "_steps_ahead", lambda *_: steps_ahead)  # on hosts, too, where it would cost
     case = Case(**{**SMALL, **CELLS[cell], "batch_size": 1, "parallel_iterations": 48, **axes, "threads": threads})
     program = NetworkProgram(spec_of(case), of_case(case))
     try:

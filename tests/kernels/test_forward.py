@@ -42,7 +42,7 @@ def frame(layout: LayerLayout, thread: int) -> dict[int, int]:
     for s in layout.stages:
         names = (f"block_{s.index}", f"groups_big_{s.index}", f"groups_small_{s.index}")
         fields |= dict(zip(names, s.groups.shares[of_units], strict=True))
-        own = layout.own_units(s)[of_units]
+        own = layout.early_units(s)[of_units]
         fields |= {f"own_at_{s.index}": own[0], f"own_{s.index}": own[1]}
         fields[f"packed_{s.index}"] = int(s.packed > 0 and of_units == len(s.groups.shares) - 1)
     return {layout.fields[name]: value for name, value in fields.items()}

@@ -238,30 +238,32 @@ def test_a_window_of_one_step_needs_room_for_a_tile_of_gates_and_two_slots_of_ou
 
 
 @pytest.mark.parametrize(
-    ("units", "batch", "threads", "window", "ahead"),
+    ("units", "batch", "threads", "window", "steps"),
     [
-        (128, 1, 1, 32, True),
-        (128, 1, 2, 32, True),
-        (128, 2, 1, 32, False),
-        (128, 1, 1, 16, True),
-        (128, 1, 1, 15, False),
-        (128, 1, 1, 1, False),
-        (50, 1, 1, 32, False),
-        (60, 1, 1, 32, True),
-        (60, 1, 2, 32, False),
-        (793, 1, 1, 32, True),
-        (794, 1, 1, 32, False),
+        (128, 1, 1, 32, 8),
+        (128, 1, 2, 32, 8),
+        (128, 2, 1, 32, 0),
+        (128, 1, 1, 63, 8),
+        (128, 1, 1, 64, 16),
+        (128, 1, 1, 16, 8),
+        (128, 1, 1, 15, 0),
+        (128, 1, 1, 1, 0),
+        (50, 1, 1, 32, 0),
+        (60, 1, 1, 32, 8),
+        (60, 1, 2, 32, 0),
+        (793, 1, 1, 32, 8),
+        (794, 1, 1, 32, 0),
     ],
 )
 @pytest.mark.parametrize("registers", [16, 32])
 def test_steps_of_one_row_project_ahead_where_their_weights_come_from_a_cache_but_the_first(
-    monkeypatch: pytest.MonkeyPatch, units: int, batch: int, threads: int, window: int, ahead: bool, registers: int
+    monkeypatch: pytest.MonkeyPatch, units: int, batch: int, threads: int, window: int, steps: int, registers: int
 ) -> None:
     """2 x 4 x 793^2 numbers of float32 take hardly 0.6 of 32 MiB."""
     monkeypatch.setattr(host, "third_level_cache_bytes", lambda: 32 * 1024 * 1024)
     with_registers(monkeypatch, registers)
     spec = stack("lstm", units=units, batch=batch, threads=threads, layers=2)
-    assert planned(spec, window=window)[1].projects_ahead == (ahead and registers == 32)
+    assert planned(spec, window=window)[1].steps_ahead == (steps if registers == 32 else 0)
 
 
 @pytest.mark.parametrize(("units", "ahead"), [(809, True), (810, False)])
@@ -314,6 +316,11 @@ def test_each_unit_of_an_operand_is_some_thread_s_own(
         own = layout.own_units(s)
         assert [k for first, count in own for k in range(first, first + count)] == list(range(s.operand_size))
         assert layout.own_groups(s) >= 1
+        early = layout.early_units(s)
+        assert all(
+            first == at and 3 * count <= 4 * some <= 4 * count and count - some <= 32
+            for (first, count), (at, some) in zip(own, early, strict=True)
+        )
     if layout.keeps_units:
         assert all(s.operand_groups.items == s.blocks_by_thread for s in layout.stages)
 

@@ -135,12 +135,12 @@ def every_row_has_its_offsets(
     cells = [(column, of_a) for _, _, column, of_a in taken]
     assert set(cells) == {(column, of_a) for column in range(columns) for of_a in lies}
     assert max(words) < 8 * OFFSETS
-    widest, tallest = next((width, tall[0]) for width, tall in found.items() if tall)
+    widest = next(width for width, tall in found.items() if tall)
     wide = [height for height, width, *_ in taken if width == widest]
     if rows >= 8:
         assert 1 not in wide
         twice = len(wide) - rows * (columns // widest * widest)
-        assert 0 <= twice <= (tallest - 1) * columns if in_pairs else twice == 0
+        assert twice == (-rows % 4 if in_pairs else 0) * (columns // widest * widest)
     if rows < 4 and columns >= 4:
         assert {height for height, width, *_ in taken if width == 4} == {1}
     assert {height for height, width, *_ in taken if width != widest} <= {1, *found[1]}

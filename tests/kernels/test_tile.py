@@ -161,24 +161,44 @@ def test_a_steps_tile_adds_up_two_products_from_a_row_that_all_rows_share(rows: 
     np.testing.assert_array_equal(out, bias[[0, 3, 1]] + sums)
 
 
-@pytest.mark.parametrize(("depth", "later_depth"), [(5, 5), (9, 4), (3, 8)])
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize(("depth", "later_depth"), [(5, 5), (9, 4), (3, 8), (8, 4), (0, 3)])
 def test_a_projecting_tile_is_a_row_s_product_and_that_of_later_rows_with_one_column(
-    depth: int, later_depth: int
+    depth: int, later_depth: int, steps: int
 ) -> None:
     rng, lanes, dtype, rows = np.random.default_rng(6), host.lanes("float32"), "float32", 3
     width = 4 * lanes
     ends = TILES.Ends(0, (0, 2 * width))
     product, ahead = TILES.Product(depth, 0), TILES.Product(later_depth, (later_depth + 2) * 4)
-    kernel = Kernel("run", TILES.projecting_tile(dtype, ends, product, ahead, rows, 2 * width), 7)
+    kernel = Kernel("run", TILES.projecting_tile(dtype, ends, product, ahead, rows, 2 * width, steps), 10)
     a, w, own = drawn(rng, (1, depth), dtype), drawn(rng, (2, depth, lanes), dtype), drawn(rng, (1, 4 * lanes), dtype)
     x, w_x = drawn(rng, (rows, later_depth + 2), dtype), drawn(rng, (later_depth, lanes), dtype)
     bias, later = drawn(rng, (lanes,), dtype), drawn(rng, (rows, 2 * lanes), dtype)
     wanted, wanted_later = placed(own, np.einsum("rk,ckl->rcl", a, w), (0, 2 * width)), later.copy()
     wanted_later[:, :lanes] = bias + x[:, :later_depth] @ w_x
     stream = pack.streamed(w, [2])
-    call(kernel, *(array.ctypes.data for array in (own, a, stream, x, w_x, bias, later)))
+    operands = [array.ctypes.data for array in (own, a, stream, x, w_x)]
+    call(kernel, *operands, 0, later_depth, bias.ctypes.data, 0, later.ctypes.data)
     np.testing.assert_array_equal(own, wanted)
     np.testing.assert_array_equal(later, wanted_later)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("cut", [0, 2, 7])
+def test_later_rows_are_added_up_in_parts(cut: int, steps: int) -> None:
+    rng, lanes, dtype, rows, depth = np.random.default_rng(9), host.lanes("float32"), "float32", 3, 7
+    width, nothing = 4 * lanes, TILES.Product(3, 0, 1)
+    ahead = TILES.Product(depth, depth * 4)
+    kernel = Kernel("run", TILES.projecting_tile(dtype, TILES.Ends(0, (0,)), nothing, ahead, rows, width, steps), 12)
+    x, w_x, bias = (drawn(rng, shape, dtype) for shape in ((rows, depth), (depth, lanes), (lanes,)))
+    own, a, w = (drawn(rng, shape, dtype) for shape in ((1, lanes), (1, 3), (1, 3, lanes)))
+    later, wanted = pack.aligned((rows, lanes), dtype), own + a @ w[0]
+    begun = [(0, cut, bias.ctypes.data, 0), (cut, depth - cut, later.ctypes.data, width)]
+    for (first, count, start, row), of_row in zip(begun, ((0, 1), (1, 2)), strict=True):
+        operands = [own.ctypes.data, a.ctypes.data, w.ctypes.data, *of_row, x.ctypes.data, w_x.ctypes.data]
+        call(kernel, *operands, first, count, start, row, later.ctypes.data)
+    np.testing.assert_array_equal(own, wanted)
+    np.testing.assert_array_equal(later, bias + x @ w_x)
 
 
 @pytest.mark.parametrize("cuts", [(0, 0), (0, 4), (3, 7), (5, 9), (9, 9)])
@@ -198,8 +218,8 @@ def test_tiles_add_up_those_parts_of_a_product_that_they_are_told(cuts: tuple[in
     ahead = TILES.Product(later_depth, later_depth * 4)
     x, w_x, bias = (drawn(rng, shape, dtype) for shape in ((rows, later_depth), (later_depth, lanes), (lanes,)))
     row, later = start[:1].copy(), pack.aligned((rows, lanes), dtype)
-    projecting = Kernel("run", TILES.projecting_tile(dtype, ends, product, ahead, rows, width), 11)
-    others = (array.ctypes.data for array in (x, w_x, bias, later))
+    projecting = Kernel("run", TILES.projecting_tile(dtype, ends, product, ahead, rows, width, 2), 14)
+    others = [x.ctypes.data, w_x.ctypes.data, 0, later_depth, bias.ctypes.data, 0, later.ctypes.data]
     call(projecting, row.ctypes.data, a.ctypes.data, stream.ctypes.data, *told, *others)
     np.testing.assert_array_equal(row, wanted[:1])
     np.testing.assert_array_equal(later, bias + x @ w_x)

@@ -23,7 +23,7 @@ from unrollbench.roofline import MATRIX_UNIT
 from unrollbench.schedule import Schedule, of_case
 from unrollbench.tensors import Array, Gradients, Outputs, State, Tensors, Weights
 
-BRIEF_MULTIPLIES, STEP_MULTIPLIES = 30_000_000, 10_000
+BRIEF_MULTIPLIES, STEP_MULTIPLIES = 60_000_000, 20_000
 """Multiply-adds of float32 that take some hundreds of microseconds, or a few milliseconds where weights come from
 memory. A step of a layer counts for as many beside its own: it has equations and a barrier."""
 

@@ -215,7 +215,7 @@ class Buffers:
             self._set(layer, "h_slot", layout.outputs_rows * layout.arrays["h"].row_bytes)
             for s in layout.stages:
                 if layout.overlaps:
-                    self._set_shares(layer, (f"own_at_{s.index}", f"own_{s.index}"), layout.own_units(s))
+                    self._set_shares(layer, (f"own_at_{s.index}", f"own_{s.index}"), layout.early_units(s))
                 for prefix, groups in (("", s.groups), ("operand_", s.operand_groups)):
                     names = tuple(f"{prefix}{kind}_{s.index}" for kind in ("block", "groups_big", "groups_small"))
                     self._set_shares(layer, names, groups.shares)

@@ -27,7 +27,7 @@ from unrollbench.kernels import (
     weight_gradient,
 )
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.layout import AHEAD_STEPS, Group, Inputs, LayerLayout, inputs_of
+from unrollbench.kernels.layout import Group, Inputs, LayerLayout, inputs_of
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.walk import Walk
 from unrollbench.kernels.words import ask, peek, put
@@ -61,7 +61,7 @@ def backward_kernels(layouts: tuple[LayerLayout, ...], index: int) -> dict[str, 
 
 def _of_any_input(layout: LayerLayout) -> LayerLayout:
     """The layout as with a small input, which is all one to kernels that do not read it."""
-    return replace(layout, spec=replace(layout.spec, input_size=1), projects_ahead=False)
+    return replace(layout, spec=replace(layout.spec, input_size=1), steps_ahead=0)
 
 
 def _of_any_layer(layout: LayerLayout) -> LayerLayout:
@@ -144,16 +144,16 @@ def _forward_step(layout: LayerLayout, inputs: Inputs) -> Kernel:
                     scaled = tuple(pairs.scaled(layout.dtype, product) for product in added)
                     paired = pairs.step_tile(layout.dtype, rows, *ends, scaled, at_once, asks, ask_for_row)
                     namespace[f"paired_{s.index}_{rows}x{group.name}"] = paired
-                if layout.overlaps and not group.packed:
-                    own = (replace(added[-1], ranges=1),)
-                    part = tile.step_tile(layout.dtype, rows, *ends, own, at_once, asks=False)
+                has_own, own = layout.overlaps and not group.packed, replace(added[-1], ranges=1)
+                if has_own:
+                    part = tile.step_tile(layout.dtype, rows, *ends, (own,), at_once, asks=False)
                     namespace[f"own_tile_{s.index}_{rows}x{group.name}"] = part
                 if layout.projects_ahead and s.stage.takes_input:
                     later = tile.Product(layout.spec.input_size, inputs.row_bytes)
-                    name = f"projecting_{s.index}_{rows}x{group.name}"
-                    namespace[name] = tile.projecting_tile(
-                        layout.dtype, ends[1], added[-1], later, AHEAD_STEPS, s.row_bytes
-                    )
+                    for name, product in (("projecting", added[-1]), *([("own_projecting", own)] if has_own else [])):
+                        namespace[f"{name}_{s.index}_{rows}x{group.name}"] = tile.projecting_tile(
+                            layout.dtype, ends[1], product, later, layout.steps_ahead, s.row_bytes, layout.own_steps
+                        )
         equations = _equations(_of_any_layer(layout), s.index)
         namespace |= {name: each.call for name, each in equations.items()}
         uses += equations.values()

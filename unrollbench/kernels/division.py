@@ -32,6 +32,8 @@ WAITING_ROWS = 2
 AHEAD_LEAST_BYTES, AHEAD_MOST_BYTES, AHEAD_SHARE = 96 * 1024, 20 * 1024 * 1024, 0.6
 """Weights of a layer with which its steps project inputs ahead: per thread that reads them, of all, and of the
 third-level cache."""
+LONG_WINDOW = 64
+"""Steps of a window from which on they project twice as many ahead."""
 MOST_SUMS_BYTES = 4 * 1024 * 1024
 """Most weights with which threads may add up gradients of their own rows: with more it saves nothing and takes room."""
 MATRIX_ROWS, MATRIX_STREAMING_ROWS, MATRIX_FULL = 12, 32, 0.8
@@ -58,7 +60,7 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
             split,
             fused,
             _read_per_step(spec, index, fused) > _kept_bytes(),
-            _projects_ahead(spec, layer, schedule, split),
+            _steps_ahead(spec, layer, schedule, split),
             on_matrix_unit,
             sums_apart,
             in_pairs,
@@ -81,8 +83,8 @@ def _splits_few_rows(spec: NetworkSpec, fused: bool) -> bool:
     return max(_weight_bytes(spec, layer, 0) for layer in spec.layers) <= SMALL_WEIGHTS_BYTES
 
 
-def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule, split: str) -> bool:
-    """Whether that pays: one row's steps wait for their weights, unless all are in the first-level cache.
+def _steps_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule, split: str) -> int:
+    """For how many steps that pays: one row's steps wait for their weights, unless all are in the first-level cache.
 
     With so many weights that those of inputs and steps drive each other out of the third-level cache, it does not, nor
     where registers are too few for the sums of both products: with 16 it cost up to a fifth. A group of unit blocks has
@@ -94,7 +96,9 @@ def _projects_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule, spl
     pays = AHEAD_LEAST_BYTES * readers <= read <= most
     gates = max(len(s.gates) for s in _cell(spec, layer).stages)
     fits = gates <= AHEAD_STEPS and host.vector_unit().registers >= 32
-    return pays and fits and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS
+    if not (pays and fits and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS):
+        return 0
+    return 2 * AHEAD_STEPS if schedule.window >= LONG_WINDOW else AHEAD_STEPS
 
 
 def _sums_apart(spec: NetworkSpec) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from unrollbench.kernels import pairs
 from unrollbench.kernels.equations import MOST_TOGETHER, Equations, Touched
 from unrollbench.kernels.expression import Expression
-from unrollbench.kernels.layout import AHEAD_STEPS, Group, Inputs, LayerLayout, StageLayout
+from unrollbench.kernels.layout import Group, Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.partition import partition
 from unrollbench.kernels.places import Places, exposed
 from unrollbench.kernels.source import (
@@ -58,7 +58,7 @@ def step(layout: LayerLayout, inputs: Inputs) -> str:
             return _tile(layout, s, inputs, rows, group, passed)
 
         if layout.overlaps:
-            lines += _overlapped(layout, s, tile)
+            lines += _overlapped(layout, s, inputs, tile)
         else:
             lines += [*tiles(layout, "", i, s.groups, tile), *packed_tiles(layout, s, tile), *barrier(layout)]
     return function("step", "f, t, s", lines)
@@ -81,7 +81,7 @@ def _tile(
             panel, operand = layout.column_bytes(product.depth), f"{address} + row * {product.a_row}"
             if layout.on_matrix_unit:
                 operand = cut_tile(layout, product.depth, _inputs_at(layout) if address == "x" else 0)
-            ranges = ["0", "stop", "start", f"{product.depth} - start"] if product.ranges else []
+            ranges = ["start", f"{product.depth} - start", "0", "stop"] if product.ranges else []
             following = following_weights(layout, weights, rows, group, s.group_columns(group), panel)
             own_weights = f"{weights} + block * {panel * gates_count}"
             arguments += [operand, own_weights, *ranges, *following]
@@ -91,8 +91,7 @@ def _tile(
     multiplied = f"tile_{shape}({', '.join([*arguments, *asked])})"
     if layout.projects_ahead and s.stage.takes_input:
         _, *same = arguments  # a single row asks for nothing, and sums start where they end up
-        together = f"projecting_{shape}({', '.join([*same, *_projected(layout, s, inputs, group)])})"
-        lines += [f"if ahead and part < {s.group_columns(group)}:", f"    {together}", "else:", f"    {multiplied}"]
+        lines += _projecting(layout, s, inputs, group, "projecting", same, multiplied)
     elif layout.in_pairs(rows):
         called = ", ".join([*arguments[:2], *packed, *asked])
         lines += ["if paired:", f"    paired_{shape}({called})", "else:", f"    {multiplied}"]
@@ -152,38 +151,46 @@ def _inputs_at(layout: LayerLayout) -> int:
     return layout.rows.most_groups * layout.cut_bytes(max(s.operand_size for s in layout.stages))
 
 
-def _overlapped(layout: LayerLayout, s: StageLayout, tile: Callable[[int, Group], list[str]]) -> list[str]:
+def _overlapped(
+    layout: LayerLayout, s: StageLayout, inputs: Inputs, tile: Callable[[int, Group], list[str]]
+) -> list[str]:
     """A stage's tiles, of which the first ones have units of this thread's own added before it waits for the others.
 
-    left: how many groups are yet to come that have those; a tile adds units before `stop` and those from `start` on.
+    left: how many groups are yet to come that have those; a tile adds units from `start` on and then those before
+    `stop`, and to later inputs' sums those from `begun` on.
     """
-    i, size, some = s.index, s.operand_size, layout.own_groups(s)
+    i, some = s.index, layout.own_groups(s)
 
     def own(rows: int, group: Group) -> list[str]:
-        return _own_tile(layout, s, rows, group)
+        return _own_tile(layout, s, inputs, rows, group)
 
-    rest = ["if left > 0:", "    stop, start, left = own_at, own_at + own, left - 1"]
-    rest += ["else:", f"    stop, start = {size}, {size}"]
+    begun = f"min(own // {layout.own_steps}, x_count)" if layout.projects_ahead else "0"
+    rest = ["if left > 0:", f"    start, stop, begun, left = own_at + own, own_at, {begun}, left - 1"]
+    rest += ["else:", "    start, stop, begun = 0, 0, 0"]
     return [
         f"own_at, own = {field(layout, f'own_at_{i}')}, {field(layout, f'own_{i}')}",
-        f"left = {some}",
+        f"left, begun = {some}, 0",
         *tiles(layout, "", i, s.groups, own, most="left"),
         meet(layout),
         *_asked(layout, s),
         f"left = {some}",
         *tiles(layout, "", i, s.groups, tile, rest),
-        *([f"stop, start = {size}, {size}"] if s.packed else []),
+        *(["start, stop, begun = 0, 0, 0"] if s.packed else []),
         *packed_tiles(layout, s, tile),
         arrive(layout),
     ]
 
 
-def _own_tile(layout: LayerLayout, s: StageLayout, rows: int, group: Group) -> list[str]:
+def _own_tile(layout: LayerLayout, s: StageLayout, inputs: Inputs, rows: int, group: Group) -> list[str]:
     """What a tile of whole blocks adds up of the units that this thread wrote itself."""
     row_bytes, panel = layout.arrays[s.stage.operand].row_bytes, s.operand_size * layout.width
     sums = f"gates_{s.index} + row * {s.row_bytes} + block * {layout.width}"
-    operands = f"operand + row * {row_bytes}, W_h + block * {panel * len(s.stage.gates)}"
-    return [f"own_tile_{s.index}_{rows}x{group.name}({sums}, {sums}, {operands}, own_at, own)"]
+    operands = f"operand + row * {row_bytes}", f"W_h + block * {panel * len(s.stage.gates)}"
+    same = [sums, *operands, "own_at", "own"]
+    multiplied = f"own_tile_{s.index}_{rows}x{group.name}({', '.join([sums, *same])})"
+    if layout.projects_ahead and s.stage.takes_input:
+        return _projecting(layout, s, inputs, group, "own_projecting", same, multiplied)
+    return [multiplied]
 
 
 def _asked(layout: LayerLayout, s: StageLayout) -> list[str]:
@@ -195,27 +202,64 @@ def _asked(layout: LayerLayout, s: StageLayout) -> list[str]:
 def _ahead(layout: LayerLayout) -> list[str]:
     """Lines that say whether this step projects the inputs of later ones, which, and which part of that.
 
-    part: which of AHEAD_STEPS, and so which column of a tile's. later: how many rows after this step's own the first of
-    those steps' lies; there is one row per step.
+    Steps do that in batches of as many as they do it for: part says which of its batch this one is, later how many rows
+    after its own the first of those steps' lies; there is one row per step. column: which of a tile's is multiplied;
+    x_at, x_count: which of its steps of k.
     """
-    window = field(layout, "window")
+    window, most, parts, depth = field(layout, "window"), layout.steps_ahead, layout.own_steps, layout.spec.input_size
+    lines = [
+        f"begin = {window} & {most - 1}",
+        f"part = s - begin & {most - 1}",
+        f"ahead = s >= begin and s - part + {2 * most} <= {window}",
+        f"later = {most} - part",
+    ]
+    if parts == 1:
+        return [*lines, f"column, x_at, x_count = part, 0, {depth}"]
     return [
-        f"part, ahead = s % {AHEAD_STEPS}, (s // {AHEAD_STEPS} + 2) * {AHEAD_STEPS} <= {window}",
-        f"later = {AHEAD_STEPS} - part",
+        *lines,
+        f"column, piece = part // {parts}, part & {parts - 1}",
+        f"x_at = piece * {depth} // {parts}",
+        f"x_count = (piece + 1) * {depth} // {parts} - x_at",
     ]
 
 
-def _projected(layout: LayerLayout, s: StageLayout, inputs: Inputs, group: Group) -> list[str]:
-    """The last arguments of a `projecting_tile`: of the rows of inputs and the column of this group that are due."""
-    gates_count, width = len(s.stage.gates), layout.width
-    column = f"(part % {gates_count} * {s.whole} + block + part // {gates_count})"
+def _projecting(
+    layout: LayerLayout, s: StageLayout, inputs: Inputs, group: Group, name: str, arguments: list[str], otherwise: str
+) -> list[str]:
+    """The call of a `projecting_tile`, of the rows of inputs and the column of this group that are due, if any are.
+
+    name: "projecting", or "own_projecting" where only units of this thread's own are added, and as much of the inputs.
+    """
+    gates_count, width, depth = len(s.stage.gates), layout.width, layout.spec.input_size
+    column = f"(column % {gates_count} * {s.whole} + block + column // {gates_count})"
     if group.packed:
-        column = f"({gates_count * s.whole} + part)"
-    return [
+        column = f"({gates_count * s.whole} + column)"
+    if name == "own_projecting":
+        some = ["x_at", f"min(own // {layout.own_steps}, x_count)"]
+    elif layout.overlaps:
+        some = ["x_at + begun", "x_count - begun"]
+    else:
+        some = ["x_at", "x_count"]
+    at = f"gates_{s.index} + later * {s.row_bytes} + {column} * {width}"
+    begun = "x_at + begun" if layout.overlaps else "x_at"
+    call = [
+        *arguments,
         f"x + later * {inputs.row_bytes}",
-        f"W_x + {column} * {layout.spec.input_size * width}",
-        f"bias + {column} * {width}",
-        f"gates_{s.index} + later * {s.row_bytes} + {column} * {width}",
+        f"W_x + {column} * {depth * width}",
+        *some,
+        "start_x",
+        "start_row",
+        "out_x",
+    ]
+    return [
+        f"if ahead and column < {s.group_columns(group)}:",
+        f"    out_x = {at}",
+        f"    start_x, start_row = out_x, {s.row_bytes}",
+        f"    if {begun} == 0:",
+        f"        start_x, start_row = bias + {column} * {width}, 0",
+        f"    {name}_{s.index}_1x{group.name}({', '.join(call)})",
+        "else:",
+        f"    {otherwise}",
     ]
 
 

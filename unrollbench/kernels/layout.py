@@ -24,9 +24,12 @@ from unrollbench.kernels.partition import Partition, partition
 
 OWN_MULTIPLIES = 512
 """Vector multiply-adds of the units that a thread computed itself, with which it bridges the wait for the others'."""
+UNITS_LEFT, SHARE_LEFT = 32, 4
+"""Of those units, how many it leaves until it has waited, and at most one in how many: with them it bridges the time
+that the cache lines of the others' units take."""
 AHEAD_STEPS = tile.COLUMN_TILE
-"""Time steps whose inputs are multiplied during the AHEAD_STEPS before them, where a layout `projects_ahead`: for each
-k, 8 rows by one column of W_x are as many multiply-adds as one row by 8 columns of W_h."""
+"""Columns of a tile whose steps multiply later inputs, at most. For each k, as many rows of inputs by one column of W_x
+are as many multiply-adds as one row by those columns of W_h."""
 Slots = Literal["time", "window", "single", "two", "tile"]
 
 
@@ -124,8 +127,10 @@ class LayerLayout:
     """Whether the step multiplies its inputs by W_x itself: a window has no other step to do that together with."""
     streams: bool
     """Whether a step's weights come from beyond the second-level cache each time."""
-    projects_ahead: bool
-    """Whether steps of one row multiply the inputs of later steps while they wait for their own weights."""
+    steps_ahead: int
+    """Time steps whose inputs steps of one row multiply while they wait for their own weights, as many before them, or
+    0: AHEAD_STEPS, or a power of 2 times as many, which read W_x less often, but leave more steps of a window whose
+    inputs are multiplied before."""
     on_matrix_unit: bool
     """Whether products are `matrix`'s, of numbers cut into parts, and not sums of vector multiply-adds."""
     sums_apart: bool
@@ -152,6 +157,16 @@ class LayerLayout:
     def reads_inputs(self) -> bool:
         """Whether a step multiplies inputs itself, its own or later ones."""
         return self.fused or self.projects_ahead
+
+    @property
+    def projects_ahead(self) -> bool:
+        """Whether steps multiply the inputs of later ones."""
+        return self.steps_ahead > 0
+
+    @property
+    def own_steps(self) -> int:
+        """Steps of k of a step's own product for each of later inputs', and parts in which these add up a column."""
+        return self.steps_ahead // AHEAD_STEPS
 
     @property
     def slot_rows(self) -> int:
@@ -185,6 +200,10 @@ class LayerLayout:
             found.append((begin, end - begin))
         return found
 
+    def early_units(self, s: StageLayout) -> list[tuple[int, int]]:
+        """Of these, those that each thread multiplies before it waits for the other threads."""
+        return [(first, count - min(UNITS_LEFT, count // SHARE_LEFT)) for first, count in self.own_units(s)]
+
     @property
     def keeps_units(self) -> bool:
         """Whether each thread has the same units of all arrays, so that it reads those of others as operands only."""
@@ -192,7 +211,7 @@ class LayerLayout:
 
     def own_groups(self, s: StageLayout) -> int:
         """How many groups of unit blocks a thread multiplies its own units with before it waits for the others'."""
-        own = min((count for _, count in self.own_units(s) if count), default=0)
+        own = min((count for _, count in self.early_units(s) if count), default=0)
         if own == 0:
             return 0
         return -(-OWN_MULTIPLIES // (own * self.batch * s.groups.big * len(s.stage.gates)))
@@ -342,7 +361,8 @@ class LayerLayout:
         places: of each row of the batch, how many rows past this thread's first it lies in an array with a slot per
         time step, if threads have slots of their own; row_tiles...: this thread's tiles of rows; block...,
         operand_block...: its first unit block and its groups; packed: whether it has the block whose gates are packed;
-        own_at..., own...: the first and the number of the units of the operand that this thread wrote; products_x...,
+        own_at..., own...: the first and the number of the units of the operand that this thread wrote and
+        multiplies before it waits; products_x...,
         products_h...: the own products of the columns of W_x and W_h, exponent_...: what rows are scaled to (`pairs`);
         paired, unpaired: how often rows were multiplied in pairs, and how often they or weights did not allow it.
         """

@@ -57,7 +57,7 @@ def multiply(dtype: str, depth: int = 0) -> Kernel:
     that is left.
 
     depth: K, to multiply in pairs where a block's rows allow it, or 0. Tiles then have pairs.ROW_TILE rows, or
-    pairs.LEAST_ROWS where a block has fewer; so have blocks, but the last one. The last arguments are the columns' own
+    pairs.LEAST_ROWS where no more are left; blocks but the last one have whole tiles of the former. The last arguments are the columns' own
     products, what rows are scaled to, where there is room for a block's scaled rows, and two words that count the
     blocks that are paired and those that are not.
     """
@@ -115,7 +115,9 @@ if height == 1 and start != out and last - first >= tall:
 """
     if scaled_row:
         first, last = (f"min(rows, ({each} + {tallest - 1}) // {tallest} * {tallest})" for each in (first, last))
-        planned = f"{_scaling(scaled_row)}\ntall = {tallest} if last - first >= {tallest} else {LEAST_ROWS}"
+        planned = _scaling(scaled_row)
+        tall = f"tall = {tallest} if last - row > {LEAST_ROWS} and last - first >= {tallest} else {LEAST_ROWS}"
+        height = f"{tall}\n{height.strip()}"
     else:
         even = f"if wide == {widest} and least >= {LEAST_ROWS}:\n    height = least + 1 if row < lower else least\n"
         height = f"{even}else:{indent(height, '    ')}"

@@ -125,8 +125,7 @@ class PairTile(Tile):
     """
 
     def __init__(self, builder, ty, rows, columns, steps=STEPS):
-        super().__init__(builder, ty, rows, columns)
-        self.steps = steps
+        super().__init__(builder, ty, rows, columns, steps)
 
     def step(self, a, a_rows, w, w_column, w_k, sums):
         """The sums after so many steps of k."""

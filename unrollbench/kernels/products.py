@@ -12,7 +12,7 @@ from functools import cache, partial
 
 from unrollbench.kernels import matrix
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.layout import AHEAD_STEPS, Inputs, LayerLayout, StageLayout
+from unrollbench.kernels.layout import Inputs, LayerLayout, StageLayout
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.multiply import multiply
 from unrollbench.kernels.source import field, function, own_rows
@@ -80,7 +80,7 @@ def _pairs_arguments(layout: LayerLayout, s: StageLayout) -> str:
 def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     """`project(f, t, slot, n)`: gate buffers of n steps from t = x . W_x + bias, or the bias alone without an input.
 
-    Where steps project ahead, only the first AHEAD_STEPS of the n and those that are left beside whole AHEAD_STEPS.
+    Where steps project ahead, only those of the first of these batches of steps, and before them those that fill none.
 
     The first stage's also carries h from one window to the next, where an array has only a window's slots: the state
     after the last window becomes slot 0.
@@ -97,20 +97,16 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
         lines.append(f"put(f + {layout.fields['window']}, n)")
     x_rows, rows = inputs.slot_rows(layout), layout.slot_rows
     products = [
-        f"x = {at('x')} + (({x_slot} + done) * {x_rows} + first) * {inputs.row_bytes}",
-        f"gates = {at(f'gates_{i}')} + (({gates_slot} + done) * {rows} + first) * {s.row_bytes} + column * {width}",
+        f"x = {at('x')} + ({x_slot} * {x_rows} + first) * {inputs.row_bytes}",
+        f"gates = {at(f'gates_{i}')} + ({gates_slot} * {rows} + first) * {s.row_bytes} + column * {width}",
         f"W_x, bias = {at(f'W_x_{i}')} + column * {layout.column_bytes(depth)}, {at(f'bias_{i}')} + column * {width}",
         f"multiply(rows, count, {depth}, x, W_x, {_weights(layout, depth)}, bias, 1, gates, {inputs.row_bytes}, "
         f"{s.row_bytes}, own, {_gap(x_rows, inputs.row_bytes)}, {_gap(rows, s.row_bytes)}"
         f"{room_argument(layout, depth)}{_pairs_arguments(layout, s) if in_pairs else ''})",
     ]
     if layout.projects_ahead and depth:
-        lines += ["done = 0", "while done < n:", f"    rows = min({AHEAD_STEPS}, n - done) * own"]
-        lines += [f"    {line}" for line in products]
-        lines.append(f"    done += {AHEAD_STEPS} if n < {2 * AHEAD_STEPS} else n // {AHEAD_STEPS} * {AHEAD_STEPS}")
-    else:
-        lines += ["done = 0", *products]
-    return product_kernel("project", layout, lines, pairs_of=depth if in_pairs else 0)
+        lines.append(f"rows = min(rows, {layout.steps_ahead} + n % {layout.steps_ahead})")
+    return product_kernel("project", layout, [*lines, *products], pairs_of=depth if in_pairs else 0)
 
 
 def _carry(layout: LayerLayout, row_bytes: int) -> list[str]:

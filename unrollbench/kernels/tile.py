@@ -48,12 +48,10 @@ class Product:
 class Tile:
     """Emits a tile into a function that is being compiled. Addresses and strides are LLVM integers, in bytes."""
 
-    steps = 1
-    """Steps of k that `step` takes."""
-
-    def __init__(self, builder, ty, rows, columns):
+    def __init__(self, builder, ty, rows, columns, steps=1):
+        """steps: of k, that `step` takes."""
         self.builder, self.ty, self.llvm, self.size = builder, ty, ty.llvm, ty.size
-        self.rows, self.columns = rows, columns
+        self.rows, self.columns, self.steps = rows, columns, steps
 
     def load(self, start, rows, offsets):
         """The sums that the tile starts from; row r lies at rows[r], and column c at offsets[c] in it."""
@@ -104,7 +102,14 @@ class Tile:
         return self.load(address, even(1, 0), offsets)
 
     def step(self, a, a_rows, w, w_column, w_k, sums):
-        """The sums after one step of k; a and w are LLVM pointers."""
+        """The sums after so many steps of k; a and w are LLVM pointers."""
+        for k in range(self.steps):
+            sums = self._one_step(
+                self.at(a, ir.Constant(I64, k * self.size)), a_rows, self.at(w, self.times(w_k, k)), w_column, sums
+            )
+        return sums
+
+    def _one_step(self, a, a_rows, w, w_column, sums):
         places = [self.at(w, self.times(w_column, c)) for c in range(self.columns)]
         spread = cache(lambda r: self._spread(a, a_rows[r]))
         weight = cache(lambda c: self.builder.load(places[c], align=self.size, typ=self.llvm))
@@ -138,13 +143,14 @@ class Part:
 def add_steps(builder, count, parts, ahead=None):
     """Each part's sums after `count` times as many more steps of k as its tile takes at once; the parts take turns.
 
-    ahead: (address, stride) of the line to ask for in each step of k.
+    ahead: (address, stride) of the line to ask for in each step of k of the first.
     """
     zero, first_tile = ir.Constant(I64, 0), parts[0].tile
-    together = ir.Constant(I64, first_tile.steps)
     entry, body, done = builder.basic_block, builder.append_basic_block(), builder.append_basic_block()
-    walked = [each for part in parts for each in (part.a, part.w)] + ([ahead] if ahead else [])
-    walks = [(pointer(builder, one[0]), builder.mul(one[-1], together)) for one in walked]
+    walked = [(each, part.tile) for part in parts for each in (part.a, part.w)] + (
+        [(ahead, first_tile)] if ahead else []
+    )
+    walks = [(pointer(builder, one[0]), tile.times(one[-1], tile.steps)) for one, tile in walked]
     builder.cbranch(builder.icmp_signed(">", count, zero), body, done)
     builder.position_at_end(body)
     k, places = builder.phi(I64), [builder.phi(ir.PointerType()) for _ in walks]
@@ -320,31 +326,36 @@ def step_tile(
 
 
 @cache
-def projecting_tile(dtype: str, ends: Ends, product: Product, ahead: Product, ahead_rows: int, ahead_row_bytes: int):
+def projecting_tile(
+    dtype: str, ends: Ends, product: Product, ahead: Product, ahead_rows: int, ahead_row_bytes: int, steps: int
+):
     """A `step_tile` of one row that multiplies some rows of later inputs by one column of W_x at the same time.
 
-    While the first waits for weights from a cache, the other has something to multiply. Arguments: out, from which the
-    row's sums also start; a, w and what tells the product's `ranges`; then of the other product x, W_x, the bias it
-    starts from, and where its sums go, in rows of `ahead_row_bytes`.
+    While the first waits for weights from a cache, the other has something to multiply: a step of k for each `steps` of
+    the first. Arguments: out, from which the row's sums also start; a, w and what tells the product's `ranges`; then of
+    the other product x, W_x, the first of its steps of k and how many, where its sums start and the stride of that over
+    rows, which is 0 for a bias, and where they go, in rows of `ahead_row_bytes`.
     """
     ty = vector(dtype)
     width, columns = ty.size * ty.lanes, len(ends.offsets)
 
     def emit(builder, out, a, w, *args):
-        (x, w_x, bias, out_x), later_done = args[-4:], ir.Constant(I64, 0)
-        row, later, alone = Tile(builder, ty, 1, columns), Tile(builder, ty, ahead_rows, 1), even(1, 0)
-        sums, later_sums = row.load(out, alone, ends.offsets), later.load(bias, even(ahead_rows, 0), (0,))
-        for first, count in _ranges(product, args[:-4]):
-            left = builder.sub(ir.Constant(I64, ahead.depth), later_done)
-            both = builder.select(builder.icmp_signed("<", count, left), count, left)
-            own = _part(row, sums, product, a, w, columns * width, first)
-            other = _part(later, later_sums, ahead, x, w_x, width, later_done)
-            sums, later_sums = add_steps(builder, both, [own, other])
-            own = _part(row, sums, product, a, w, columns * width, builder.add(first, both))
-            (sums,) = add_steps(builder, builder.sub(count, both), [own])
-            later_done = builder.add(later_done, both)
-        other = _part(later, later_sums, ahead, x, w_x, width, later_done)
-        (later_sums,) = add_steps(builder, builder.sub(ir.Constant(I64, ahead.depth), later_done), [other])
+        *told, x, w_x, done, left, start, start_row, out_x = args
+        several, row = (Tile(builder, ty, 1, columns, each) for each in (steps, 1))
+        later, alone = Tile(builder, ty, ahead_rows, 1), even(1, 0)
+        start_rows = [later.times(start_row, r) for r in range(ahead_rows)]
+        sums, later_sums = row.load(out, alone, ends.offsets), later.load(start, start_rows, (0,))
+        for first, count in _ranges(product, told):
+            rounds = builder.sdiv(count, ir.Constant(I64, steps))
+            rounds = builder.select(builder.icmp_signed("<", rounds, left), rounds, left)
+            own = _part(several, sums, product, a, w, columns * width, first)
+            other = _part(later, later_sums, ahead, x, w_x, width, done)
+            sums, later_sums = add_steps(builder, rounds, [own, other])
+            together = row.times(rounds, steps)
+            own = _part(row, sums, product, a, w, columns * width, builder.add(first, together))
+            (sums,) = add_steps(builder, builder.sub(count, together), [own])
+            done, left = builder.add(done, rounds), builder.sub(left, rounds)
+        (later_sums,) = add_steps(builder, left, [_part(later, later_sums, ahead, x, w_x, width, done)])
         row.store(sums, out, alone, ends.offsets)
         later.store(later_sums, out_x, even(ahead_rows, ahead_row_bytes), (0,))
 
