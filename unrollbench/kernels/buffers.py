@@ -129,7 +129,8 @@ class Buffers:
                 found[name] = Extent(slots + a.is_state, width, 0 if seen else self._block_rows(slots))
         for s in (s for s in layout.stages if s.gate_slots != "tile"):
             slots = count[s.gate_slots]
-            found[f"gates_{s.index}"] = Extent(slots, s.row_bytes // layout.itemsize, self._block_rows(slots))
+            block_rows = whole_pages(slots * layout.batch, s.row_bytes) if s.own_gates else self._block_rows(slots)
+            found[f"gates_{s.index}"] = Extent(slots, s.row_bytes // layout.itemsize, block_rows)
         if spec.train:
             width = layout.padded(layout.spec.input_size)
             found["d_x"] = Extent(window, width, self._block_rows(window)) if index else Extent(steps, width)
@@ -197,6 +198,14 @@ class Buffers:
         """Points each thread's field at its own part of an array (threads, ...)."""
         self._set(layer, name, array.ctypes.data + np.arange(len(array)) * array.strides[0])
 
+    def point_columns(
+        self, layer: int, s: StageLayout, name: str, array: npt.NDArray[np.generic], column_bytes: int
+    ) -> None:
+        """The same, of columns of a stage's gates, which are addressed as if those of all threads lay there."""
+        first = np.array([first for first, _ in s.groups.items])
+        addresses = array.ctypes.data + np.arange(len(array)) * array.strides[0]
+        self._set(layer, name, addresses - first * column_bytes)
+
     def point_rows(self, layer: int, name: str, array: npt.NDArray[np.generic]) -> None:
         """Points each thread's field at its first row in an array of rows, or in one of numbers (B,)."""
         if array.ndim == 4:
@@ -239,7 +248,11 @@ class Buffers:
             per_thread = {f"d_{n}" for s in buffers.layout.stages for n in s.stage.diagonals}
             per_thread |= {f"gates_{s.index}" for s in buffers.layout.stages if s.gate_slots == "tile"}
             for s in buffers.layout.stages:
-                self.point(layer, f"bias_{s.index}", self._zeros)
+                if s.own_columns:
+                    zeros = np.broadcast_to(self._zeros, (self.network.spec.threads, *self._zeros.shape))
+                    self.point_columns(layer, s, f"bias_{s.index}", zeros, s.width)
+                else:
+                    self.point(layer, f"bias_{s.index}", self._zeros)
             for name, array in buffers.fixed.items():
                 if name in per_thread:
                     self.point_threads(layer, name, array)
@@ -258,6 +271,8 @@ class Buffers:
         for layer, buffers in enumerate(self.layers):
             for name, array in buffers.timed.items():
                 self.point_rows(layer, name, array)
+            for s in (s for s in buffers.layout.stages if s.own_gates):
+                self.point_columns(layer, s, f"gates_{s.index}", buffers.timed[f"gates_{s.index}"], s.width)
             if self._places is not None:
                 self.point_threads(layer, "places", self._places)
             if layer:
@@ -273,14 +288,15 @@ class Buffers:
         for layer, (buffers, given) in enumerate(zip(self.layers, weights, strict=True)):
             layout = buffers.layout
             for s in layout.stages:
-                i, by_gate = s.index, order(layout, s)
-                by_block = pack.by_block(by_gate, len(s.stage.gates), s.whole)
+                i, gates, by_gate = s.index, len(s.stage.gates), order(layout, s)
+                by_block = pack.by_block(by_gate, gates, s.whole)
+                in_window = pack.by_thread(by_gate, gates, s.whole, s.groups.items) if s.own_columns else by_gate
                 w_x, w_h, bias = cells.stage_weights(s.stage, layout.spec, given)
                 vectors = {f"W_h_{i}": pack.columns(w_h, by_block)}
                 at_once = layout.columns_at_once(*s.group_sizes)
                 streams = {f"W_h_{i}": at_once, f"W_hT_{i}": layout.columns_at_once(*s.operand_groups.each)}
                 if w_x is not None:
-                    vectors[f"W_x_{i}"] = pack.columns(w_x, by_block if layout.fused else by_gate)
+                    vectors[f"W_x_{i}"] = pack.columns(w_x, by_block if layout.fused else in_window)
                     streams |= {f"W_x_{i}": at_once} if layout.fused else {}
                 if layout.train:
                     vectors[f"W_hT_{i}"] = pack.transposed(w_h, by_gate)
@@ -292,12 +308,16 @@ class Buffers:
                 if layout.pairs:
                     packed |= self._pairs(layer, s, vectors, {"h": w_h} | ({"x": w_x} if w_x is not None else {}))
                 if bias is not None:
-                    packed[f"bias_{i}"] = pack.row(bias, by_gate)
+                    packed[f"bias_{i}"] = pack.row(bias, in_window)
                 one_gate = pack.padded(s.units, layout.lanes)
                 packed |= {name: pack.row(given[name], one_gate) for name in s.stage.diagonals}
                 buffers.fixed |= packed
                 for name, array in packed.items():
-                    self.point(layer, name, array)
+                    if s.own_columns and name in (f"W_x_{i}", f"bias_{i}", f"products_x_{i}"):
+                        by_thread = array.reshape(layout.threads, -1)
+                        self.point_columns(layer, s, name, by_thread, array.nbytes // len(in_window))
+                    else:
+                        self.point(layer, name, array)
 
     def _pairs(
         self, layer: int, s: StageLayout, vectors: dict[str, Array], weights: dict[str, Array]

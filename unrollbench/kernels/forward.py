@@ -70,12 +70,15 @@ def _tile(
     """A tile's product and its equations, to which the addresses `passed` are passed."""
     own, gates_count = passed["gates"], len(s.stage.gates)
     lines, asked = _following(layout, s, rows, group, passed)
-    offset = f"{gates_count * s.whole * layout.width}" if group.packed else f"block * {layout.width}"
+    offset, of_bias = (
+        f"{at * layout.width}" if group.packed else f"block * {layout.width}"
+        for at in (s.packed_at, gates_count * s.whole)
+    )
     if s.gate_slots == "tile":  # all tiles use this room; their equations expect it at their rows and units
         passed = passed | {"gates": f"{own} - row * {s.row_bytes} - block * {layout.width}"}
     else:
         own = f"{own} + row * {s.row_bytes} + {offset}"
-    arguments, packed = [f"bias + {offset}" if layout.fused else own, own], list[str]()
+    arguments, packed = [f"bias + {of_bias}" if layout.fused else own, own], list[str]()
     for (name, address, weights), product in zip(OPERANDS, products(layout, s, inputs), strict=True):
         if product is not None:
             panel, operand = layout.column_bytes(product.depth), f"{address} + row * {product.a_row}"
@@ -231,9 +234,9 @@ def _projecting(
     name: "projecting", or "own_projecting" where only units of this thread's own are added, and as much of the inputs.
     """
     gates_count, width, depth = len(s.stage.gates), layout.width, layout.spec.input_size
-    column = f"(column % {gates_count} * {s.whole} + block + column // {gates_count})"
+    column = f"(column % {gates_count} * {s.row_blocks} + block + column // {gates_count})"
     if group.packed:
-        column = f"({gates_count * s.whole} + column)"
+        column = f"({s.packed_at} + column)"
     if name == "own_projecting":
         some = ["x_at", f"min(own // {layout.own_steps}, x_count)"]
     elif layout.overlaps:

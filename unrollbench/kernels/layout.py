@@ -67,8 +67,9 @@ class StageLayout:
     A row has G gates of whole vectors of units. Where that takes fewer vectors, the gates of the `packed` units that
     fill no vector follow as one sequence, in `packed_columns` vectors.
 
-    gate_bytes, row_bytes: of one gate's whole vectors, and of all, in a row of the buffer, which may have the units of
-    one tile only. groups: of the whole blocks.
+    row_blocks: whole blocks of a gate in a row of the buffer, which may have those of one tile only, or, with
+    `own_gates`, of one thread, each of which then has a buffer of its own. row_bytes: of such a row. width: of a
+    vector. groups: of the whole blocks.
     """
 
     index: int
@@ -79,10 +80,31 @@ class StageLayout:
     packed_columns: int
     operand_size: int
     gate_slots: Slots
-    gate_bytes: int
+    own_gates: bool
+    row_blocks: int
     row_bytes: int
+    width: int
     groups: Partition
     operand_groups: Partition
+
+    @property
+    def gate_bytes(self) -> int:
+        """Bytes of one gate's whole vectors in a row of the buffer."""
+        return self.width * self.row_blocks
+
+    @property
+    def packed_at(self) -> int:
+        """Where the packed gates lie in a row of the buffer, in vectors.
+
+        A thread's own begins with its first unit block, but is addressed as if it began with that of all threads.
+        """
+        first, _ = self.groups.items[-1]
+        return len(self.stage.gates) * self.row_blocks + (first if self.own_gates else 0)
+
+    @property
+    def own_columns(self) -> bool:
+        """Whether W_x and the bias of a window have together what a thread multiplies, as its own gate buffer has."""
+        return self.own_gates and self.gate_slots == "window"
 
     @property
     def columns(self) -> int:
@@ -240,6 +262,18 @@ class LayerLayout:
             found[name] = ArrayLayout(name, size, self.padded(size) * self.itemsize, slots, is_state)
         return found
 
+    @property
+    def own_gates(self) -> bool:
+        """Whether threads that share rows have gate buffers of their own, as far as a step leaves them in any.
+
+        In one that all shared, units of several threads would lie in a page, and a core that fetches lines ahead would
+        take those that another writes. Not in training, where products take all gates of a row, nor where threads read
+        gates that others wrote.
+        """
+        whole = {self._packed(stage)[:2] for stage in self.cell.stages}
+        shared = any(stage.exposed for stage in self.cell.stages) and len(whole) > 1
+        return self.split == "units" and not (self.train or self.on_matrix_unit or shared)
+
     def _gate_slots(self, stage: Stage) -> Slots:
         if self.train:
             return "time"
@@ -299,32 +333,34 @@ class LayerLayout:
         threads = self.threads if self.split == "units" else 1
         found = []
         for index, stage in enumerate(self.cell.stages):
-            gates = len(stage.gates)
-            units = self.spec.output_size if stage.projects else self.spec.num_units
-            packed, packed_columns = self._packed(stage, units)
-            whole, operand = self.blocks(units - packed), self.size(stage.operand)
-            slots, groups = self._gate_slots(stage), partition(whole, threads, self._largest_group(gates))
-            columns = gates * whole + packed_columns
-            gate_bytes = self.width * whole
+            gates, operand, slots = len(stage.gates), self.size(stage.operand), self._gate_slots(stage)
+            units, packed, packed_columns = self._packed(stage)
+            whole = self.blocks(units - packed)
+            groups = partition(whole, threads, self._largest_group(gates))
+            own, row_blocks = self.own_gates and slots != "tile", whole
+            if own:
+                row_blocks = max(count for _, count in groups.items)
+            columns = gates * row_blocks + packed_columns
             if slots == "tile":
-                gate_bytes, columns = self.width * groups.big, max(gates * groups.big, packed_columns)
+                row_blocks, columns = groups.big, max(gates * groups.big, packed_columns)
             operand_groups = partition(self.blocks(operand), threads, self._largest_group(1))
             found.append(
                 StageLayout(
-                    index, stage, units, whole, packed, packed_columns, operand, slots, gate_bytes,
-                    self.width * columns, groups, operand_groups,
+                    index, stage, units, whole, packed, packed_columns, operand, slots, own, row_blocks,
+                    self.width * columns, self.width, groups, operand_groups,
                 )
             )  # fmt: skip
         return tuple(found)
 
-    def _packed(self, stage: Stage, units: int) -> tuple[int, int]:
-        """How many units have their gates packed, and the vectors that take them; none where a later stage reads them.
+    def _packed(self, stage: Stage) -> tuple[int, int, int]:
+        """A stage's units, how many have their gates packed, and the vectors that take these.
 
-        None either where that would save no vector.
+        None has where a later stage reads them, nor where that would save no vector.
         """
+        units = self.spec.output_size if stage.projects else self.spec.num_units
         left, gates = units % self.lanes, len(stage.gates)
         columns = self.blocks(gates * left)
-        return (left, columns) if columns < gates and not stage.exposed else (0, 0)
+        return (units, left, columns) if columns < gates and not stage.exposed else (units, 0, 0)
 
     def kernel_rows(self, s: StageLayout) -> int:
         """Rows of a stage's kernel, those of x and those of the operand."""

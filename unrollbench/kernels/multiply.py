@@ -57,9 +57,9 @@ def multiply(dtype: str, depth: int = 0) -> Kernel:
     that is left.
 
     depth: K, to multiply in pairs where a block's rows allow it, or 0. Tiles then have pairs.ROW_TILE rows, or
-    pairs.LEAST_ROWS where no more are left; blocks but the last one have whole tiles of the former. The last arguments are the columns' own
-    products, what rows are scaled to, where there is room for a block's scaled rows, and two words that count the
-    blocks that are paired and those that are not.
+    pairs.LEAST_ROWS where no more are left; blocks but the last one have whole tiles of the former. The last arguments
+    are the columns' own products, what rows are scaled to, where there is room for a block's scaled rows, and two words
+    that count the blocks that are paired and those that are not.
     """
     sizes = [(rows, columns) for columns, tall in heights(depth > 0).items() for rows in (1, *tall)]
     called = {f"tile_{rows}x{columns}": tile(dtype, rows, columns) for rows, columns in sizes}

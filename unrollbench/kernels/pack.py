@@ -5,7 +5,7 @@ All results are aligned to a cache line and zero in the lanes beyond the real un
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,22 @@ def by_block(order: Order, gates: int, whole: int) -> Order:
     lanes = order.shape[1]
     blocks = order[: gates * whole].reshape(gates, whole, lanes).transpose(1, 0, 2).reshape(-1, lanes)
     return np.concatenate([blocks, order[gates * whole :]])
+
+
+def by_thread(order: Order, gates: int, whole: int, threads: Sequence[tuple[int, int]]) -> Order:
+    """`by_gate`, but what each thread has together, all as long: of (first, how many) whole blocks, gate after gate.
+
+    Of a thread that has fewer than another they end in blocks that hold none. The last one's packed gates follow.
+    """
+    most, packed, found = max(count for _, count in threads), order[gates * whole :], []
+    for first, count in threads:
+        own = np.full((gates, most, order.shape[1]), EMPTY)
+        own[:, :count] = order[: gates * whole].reshape(gates, whole, -1)[:, first : first + count]
+        found += [
+            own.reshape(gates * most, -1),
+            packed if (first, count) == threads[-1] else np.full_like(packed, EMPTY),
+        ]
+    return np.concatenate(found)
 
 
 def columns(matrix: Array, order: Order) -> Array:

@@ -23,7 +23,7 @@ class Places:
         s, count = self.stage, len(self.stage.stage.gates)
         if not self.packed:
             return [Place("gates", index * s.gate_bytes, s.row_bytes) for index in range(count)]
-        before = 0 if s.gate_slots == "tile" else (count - 1) * s.gate_bytes  # beside this block's offset in a gate
+        before = 0 if s.gate_slots == "tile" else (s.packed_at - s.whole) * s.width  # beside this block's offset
         lanes = [Lanes(index * s.packed, s.packed) for index in range(count)]
         return [Place("gates", before, s.row_bytes, each) for each in lanes]
 

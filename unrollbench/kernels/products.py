@@ -52,6 +52,16 @@ def _part(layout: LayerLayout, columns: int, *, few_rows: bool = False) -> list[
     return [*lines, f"count = min({columns}, last_group * 4) - column"]
 
 
+def _own_columns(layout: LayerLayout, s: StageLayout) -> list[str]:
+    """The same, where threads have gate buffers of their own: the columns of these, of all rows."""
+    of_packed = f" + {s.packed_columns} * {field(layout, f'packed_{s.index}')}" if s.packed else ""
+    return [
+        f"first, own = 0, {own_rows(layout)}",
+        f"rows, column = n * own, {field(layout, f'block_{s.index}')}",
+        f"count = {len(s.stage.gates) * s.row_blocks}{of_packed}",
+    ]
+
+
 def _gap(slot_rows: int, row_bytes: int) -> str:
     """The bytes of a slot's rows that are not this thread's."""
     return f"({slot_rows} - own) * {row_bytes}"
@@ -90,7 +100,7 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     x_slot, gates_slot = ("t" if slots == "time" else "slot" for slots in (inputs.slots, s.gate_slots))
     at = partial(field, layout)
     in_pairs = layout.projects_in_pairs and depth > 0
-    lines = _part(layout, s.columns, few_rows=layout.projects_ahead)
+    lines = _own_columns(layout, s) if s.own_gates else _part(layout, s.columns, few_rows=layout.projects_ahead)
     if i == 0 and h.slots == "window":
         lines += _carry(layout, h.row_bytes)
     if i == 0 and (h.slots == "window" or layout.projects_ahead):

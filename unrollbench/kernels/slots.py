@@ -75,7 +75,8 @@ class LayerBuffers:
     def data_bytes(self, name: str) -> int:
         """Bytes of an array, without those between threads' own slots."""
         array = self[name]
-        return sum(part.nbytes for part, _ in self.parts(name)) if array.ndim == 4 else array.nbytes
+        own_rows = array.ndim == 4 and self.layout.own_slots
+        return sum(part.nbytes for part, _ in self.parts(name)) if own_rows else array.nbytes
 
     def rows(self, name: str, slots: npt.NDArray[np.int64], size: int) -> Array:
         """(B, size), a copy: of each row of the batch what that slot of an array holds."""
