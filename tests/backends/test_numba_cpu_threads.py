@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,28 @@ def test_no_two_threads_with_rows_of_their_own_write_to_one_page_but_of_results(
             for array in arrays - seen:
                 theirs, mine = (_pages(_rows(buffers, array, thread)) for thread in range(2))
                 assert theirs.isdisjoint(mine), array
+
+
+@pytest.mark.parametrize("window", [1, 4, 32])
+@pytest.mark.parametrize(("threads", "batch"), [(2, 1), (2, 3), (3, 1)])
+@pytest.mark.parametrize("units", [3, 19, 48, 100, 150])
+@pytest.mark.parametrize("name", ["gru", "lstm with everything", "lstm", "basic_rnn"])
+def test_no_two_threads_that_share_rows_write_gates_to_one_page_unless_products_take_all_of_a_row(
+    monkeypatch: pytest.MonkeyPatch, name: str, units: int, threads: int, batch: int, window: int
+) -> None:
+    sharing_rows(monkeypatch)
+    axes = {"batch_size": batch, "num_units": units, "num_layers": 2, "threads": threads, "mode": "forward"}
+    case = Case(**{**SMALL, **CELLS[name], **axes, "sequence_length": 34, "parallel_iterations": window})
+    tensors = draw(case)
+    with closing(NetworkProgram(spec_of(case), of_case(case))) as program:
+        check(case, tensors, run(program, case, tensors))
+        for buffers in program._buffers.layers:
+            for s in (s for s in buffers.layout.stages if s.gate_slots != "tile"):
+                pages = [_pages(own) for own in buffers.timed[f"gates_{s.index}"]]
+                assert len(pages) == threads
+                assert sum(map(len, pages)) == len(set[int]().union(*pages))
+        assert buffers.layout.own_gates
+        assert not replace(buffers.layout, train=True).own_gates
 
 
 @pytest.mark.parametrize("batch", [16, 17])

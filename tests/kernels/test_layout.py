@@ -340,6 +340,8 @@ def test_no_unit_is_a_thread_s_own_where_two_stages_write_it_that_are_shared_out
     assert layout.own_units(first) == [(0, 0), (0, 0)]
     assert layout.own_groups(first) == 0
     assert not layout.keeps_units
+    assert not layout.own_gates
+    assert not replace(layout, train=False).own_gates  # one thread reads gates that the other wrote
 
 
 @pytest.mark.parametrize(("batch", "threads", "window"), [(3, 1, 32), (3, 2, 1), (8, 2, 32)])

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrollbench.kernels import pack
+from unrollbench.kernels.partition import partition
 from unrollbench.tensors import Array
 
 LANES = 4
@@ -54,6 +55,24 @@ def test_columns_by_block_hold_all_gates_of_a_unit_block_together(gates: int, si
         for gate in range(gates):
             np.testing.assert_array_equal(by_block[block * gates + gate], by_gate[gate * blocks + block])
     np.testing.assert_array_equal(by_block[gates * blocks :], by_gate[gates * blocks :])
+
+
+@given(st.integers(1, 4), SIZES, st.integers(1, 5))
+def test_columns_by_thread_hold_all_that_a_thread_has_of_every_gate(
+    gates: int, sizes: tuple[int, int], threads: int
+) -> None:
+    units, left = sizes
+    by_gate, blocks = pack.by_gate(units, gates, LANES, left), -(-(units - left) // LANES)
+    shares = partition(blocks, threads, 2).items
+    each = pack.by_thread(by_gate, gates, blocks, shares).reshape(threads, -1, LANES)
+    most = -(-blocks // threads)
+    for own, (first, count) in zip(each, shares, strict=True):
+        for gate in range(gates):
+            blocks_of_gate = own[gate * most : (gate + 1) * most]
+            np.testing.assert_array_equal(blocks_of_gate[:count], by_gate[gate * blocks + first :][:count])
+            assert np.all(blocks_of_gate[count:] == pack.EMPTY)
+    np.testing.assert_array_equal(each[-1, gates * most :], by_gate[gates * blocks :])
+    assert np.all(each[:-1, gates * most :] == pack.EMPTY)
 
 
 @given(st.integers(1, 9), st.integers(1, 4), SIZES)

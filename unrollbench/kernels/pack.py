@@ -77,15 +77,13 @@ def by_thread(order: Order, gates: int, whole: int, threads: Sequence[tuple[int,
 
     Of a thread that has fewer than another they end in blocks that hold none. The last one's packed gates follow.
     """
-    most, packed, found = max(count for _, count in threads), order[gates * whole :], []
-    for first, count in threads:
-        own = np.full((gates, most, order.shape[1]), EMPTY)
-        own[:, :count] = order[: gates * whole].reshape(gates, whole, -1)[:, first : first + count]
-        found += [
-            own.reshape(gates * most, -1),
-            packed if (first, count) == threads[-1] else np.full_like(packed, EMPTY),
-        ]
-    return np.concatenate(found)
+    most, lanes = max(count for _, count in threads), order.shape[1]
+    blocks, packed = order[: gates * whole].reshape(gates, whole, lanes), order[gates * whole :]
+    found = np.full((len(threads), gates * most + len(packed), lanes), EMPTY)
+    for own, (first, count) in zip(found, threads, strict=True):
+        own[: gates * most].reshape(gates, most, lanes)[:, :count] = blocks[:, first : first + count]
+    found[-1, gates * most :] = packed
+    return found.reshape(-1, lanes)
 
 
 def columns(matrix: Array, order: Order) -> Array:
