@@ -138,8 +138,12 @@ def test_no_two_threads_that_share_rows_write_gates_to_one_page_unless_products_
                 pages = [_pages(own) for own in buffers.timed[f"gates_{s.index}"]]
                 assert len(pages) == threads
                 assert sum(map(len, pages)) == len(set[int]().union(*pages))
-        assert buffers.layout.own_gates
-        assert not replace(buffers.layout, train=True).own_gates
+        assert buffers.layout.splits_gates
+        assert not replace(buffers.layout, train=True).splits_gates
+        program.set_inputs(tensors.inputs[:0], None, tensors.initial_state)
+        program.run_forward()
+        assert program.outputs().shape[:2] == (0, batch)
+        check(case, tensors, run(program, case, tensors))
 
 
 @pytest.mark.parametrize("batch", [16, 17])

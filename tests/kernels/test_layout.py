@@ -14,7 +14,7 @@ from unrollbench import cells
 from unrollbench.case import CellOptions
 from unrollbench.cells import LayerSpec
 from unrollbench.kernels import host
-from unrollbench.kernels.layout import AHEAD_STEPS, Group
+from unrollbench.kernels.layout import AHEAD_COLUMNS, Group
 from unrollbench.kernels.tile import ROW_TILE, most_columns
 
 
@@ -288,7 +288,7 @@ def test_steps_project_ahead_only_as_many_gates_as_there_are_steps_for(
     assert layout.projects_ahead == ahead
     (stage,) = layout.stages
     columns = max(stage.group_columns(group) for group in stage.tile_groups)
-    assert not ahead or columns <= AHEAD_STEPS
+    assert not ahead or columns <= AHEAD_COLUMNS
     assert not ahead or layout.columns_at_once(columns) == (columns,)  # a projecting tile reads one stream
 
 
@@ -340,8 +340,8 @@ def test_no_unit_is_a_thread_s_own_where_two_stages_write_it_that_are_shared_out
     assert layout.own_units(first) == [(0, 0), (0, 0)]
     assert layout.own_groups(first) == 0
     assert not layout.keeps_units
-    assert not layout.own_gates
-    assert not replace(layout, train=False).own_gates  # one thread reads gates that the other wrote
+    assert not layout.splits_gates
+    assert not replace(layout, train=False).splits_gates  # one thread reads gates that the other wrote
 
 
 @pytest.mark.parametrize(("batch", "threads", "window"), [(3, 1, 32), (3, 2, 1), (8, 2, 32)])

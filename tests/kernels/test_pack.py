@@ -64,15 +64,13 @@ def test_columns_by_thread_hold_all_that_a_thread_has_of_every_gate(
     units, left = sizes
     by_gate, blocks = pack.by_gate(units, gates, LANES, left), -(-(units - left) // LANES)
     shares = partition(blocks, threads, 2).items
-    each = pack.by_thread(by_gate, gates, blocks, shares).reshape(threads, -1, LANES)
-    most = -(-blocks // threads)
+    found, most = pack.by_thread(by_gate, gates, blocks, shares), -(-blocks // threads)
+    each = found[: threads * gates * most].reshape(threads, gates, most, LANES)
     for own, (first, count) in zip(each, shares, strict=True):
         for gate in range(gates):
-            blocks_of_gate = own[gate * most : (gate + 1) * most]
-            np.testing.assert_array_equal(blocks_of_gate[:count], by_gate[gate * blocks + first :][:count])
-            assert np.all(blocks_of_gate[count:] == pack.EMPTY)
-    np.testing.assert_array_equal(each[-1, gates * most :], by_gate[gates * blocks :])
-    assert np.all(each[:-1, gates * most :] == pack.EMPTY)
+            np.testing.assert_array_equal(own[gate, :count], by_gate[gate * blocks + first :][:count])
+            assert np.all(own[gate, count:] == pack.EMPTY)
+    np.testing.assert_array_equal(found[threads * gates * most :], by_gate[gates * blocks :])
 
 
 @given(st.integers(1, 9), st.integers(1, 4), SIZES)

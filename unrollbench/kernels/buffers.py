@@ -129,7 +129,7 @@ class Buffers:
                 found[name] = Extent(slots + a.is_state, width, 0 if seen else self._block_rows(slots))
         for s in (s for s in layout.stages if s.gate_slots != "tile"):
             slots = count[s.gate_slots]
-            block_rows = whole_pages(slots * layout.batch, s.row_bytes) if s.own_gates else self._block_rows(slots)
+            block_rows = max(1, slots * layout.batch) if s.own_gates else self._block_rows(slots)
             found[f"gates_{s.index}"] = Extent(slots, s.row_bytes // layout.itemsize, block_rows)
         if spec.train:
             width = layout.padded(layout.spec.input_size)
@@ -199,12 +199,20 @@ class Buffers:
         self._set(layer, name, array.ctypes.data + np.arange(len(array)) * array.strides[0])
 
     def point_columns(
-        self, layer: int, s: StageLayout, name: str, array: npt.NDArray[np.generic], column_bytes: int
+        self,
+        layer: int,
+        s: StageLayout,
+        name: str,
+        array: npt.NDArray[np.generic],
+        column_bytes: int,
+        thread_bytes: int,
     ) -> None:
-        """The same, of columns of a stage's gates, which are addressed as if those of all threads lay there."""
+        """Points each thread's field at its own columns of a stage's gates, as if they lay behind those of all others.
+
+        thread_bytes: from one thread's columns in the array to the next one's.
+        """
         first = np.array([first for first, _ in s.groups.items])
-        addresses = array.ctypes.data + np.arange(len(array)) * array.strides[0]
-        self._set(layer, name, addresses - first * column_bytes)
+        self._set(layer, name, array.ctypes.data + np.arange(len(first)) * thread_bytes - first * column_bytes)
 
     def point_rows(self, layer: int, name: str, array: npt.NDArray[np.generic]) -> None:
         """Points each thread's field at its first row in an array of rows, or in one of numbers (B,)."""
@@ -249,8 +257,7 @@ class Buffers:
             per_thread |= {f"gates_{s.index}" for s in buffers.layout.stages if s.gate_slots == "tile"}
             for s in buffers.layout.stages:
                 if s.own_columns:
-                    zeros = np.broadcast_to(self._zeros, (self.network.spec.threads, *self._zeros.shape))
-                    self.point_columns(layer, s, f"bias_{s.index}", zeros, s.width)
+                    self.point_columns(layer, s, f"bias_{s.index}", self._zeros, s.width, 0)
                 else:
                     self.point(layer, f"bias_{s.index}", self._zeros)
             for name, array in buffers.fixed.items():
@@ -269,10 +276,12 @@ class Buffers:
         if layout.own_slots and steps is not None:
             self._places = places(layout, self._block_rows(steps))
         for layer, buffers in enumerate(self.layers):
+            own = {f"gates_{s.index}": s for s in buffers.layout.stages if s.own_gates}
             for name, array in buffers.timed.items():
-                self.point_rows(layer, name, array)
-            for s in (s for s in buffers.layout.stages if s.own_gates):
-                self.point_columns(layer, s, f"gates_{s.index}", buffers.timed[f"gates_{s.index}"], s.width)
+                if name in own:
+                    self.point_columns(layer, own[name], name, array, own[name].width, array.strides[0])
+                else:
+                    self.point_rows(layer, name, array)
             if self._places is not None:
                 self.point_threads(layer, "places", self._places)
             if layer:
@@ -314,8 +323,8 @@ class Buffers:
                 buffers.fixed |= packed
                 for name, array in packed.items():
                     if s.own_columns and name in (f"W_x_{i}", f"bias_{i}", f"products_x_{i}"):
-                        by_thread = array.reshape(layout.threads, -1)
-                        self.point_columns(layer, s, name, by_thread, array.nbytes // len(in_window))
+                        column_bytes = array.nbytes // len(in_window)
+                        self.point_columns(layer, s, name, array, column_bytes, gates * s.row_blocks * column_bytes)
                     else:
                         self.point(layer, name, array)
 

@@ -11,7 +11,7 @@ from unrollbench import cells
 from unrollbench.case import DTYPES
 from unrollbench.cells import LayerSpec, Stage
 from unrollbench.kernels import amx, host, parts
-from unrollbench.kernels.layout import AHEAD_STEPS, LayerLayout
+from unrollbench.kernels.layout import AHEAD_COLUMNS, LayerLayout
 from unrollbench.kernels.spec import NetworkSpec
 from unrollbench.kernels.words import LINE_BYTES
 from unrollbench.schedule import Schedule
@@ -87,18 +87,19 @@ def _steps_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule, split:
     """For how many steps that pays: one row's steps wait for their weights, unless all are in the first-level cache.
 
     With so many weights that those of inputs and steps drive each other out of the third-level cache, it does not, nor
-    where registers are too few for the sums of both products: with 16 it cost up to a fifth. A group of unit blocks has
-    AHEAD_STEPS tiles for its columns, so these are not more than that.
+    where registers are too few for the sums of both products: with 16 it cost up to a fifth. So many steps multiply
+    AHEAD_COLUMNS columns of a group of unit blocks, which has no more. A window counts as it was built: where a call
+    has hardly more steps than that, few or none of them are left to be multiplied ahead.
     """
     read = _weight_bytes(spec, layer, layer.input_size)
     most = min(AHEAD_MOST_BYTES, AHEAD_SHARE * host.third_level_cache_bytes())
     readers = spec.threads if split == "units" else 1
     pays = AHEAD_LEAST_BYTES * readers <= read <= most
     gates = max(len(s.gates) for s in _cell(spec, layer).stages)
-    fits = gates <= AHEAD_STEPS and host.vector_unit().registers >= 32
-    if not (pays and fits and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_STEPS):
+    fits = gates <= AHEAD_COLUMNS and host.vector_unit().registers >= 32
+    if not (pays and fits and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_COLUMNS):
         return 0
-    return 2 * AHEAD_STEPS if schedule.window >= LONG_WINDOW else AHEAD_STEPS
+    return 2 * AHEAD_COLUMNS if schedule.window >= LONG_WINDOW else AHEAD_COLUMNS
 
 
 def _sums_apart(spec: NetworkSpec) -> bool:

@@ -160,25 +160,30 @@ def _overlapped(
     """A stage's tiles, of which the first ones have units of this thread's own added before it waits for the others.
 
     left: how many groups are yet to come that have those; a tile adds units from `start` on and then those before
-    `stop`, and to later inputs' sums those from `begun` on.
+    `stop`. early: steps of k of later inputs that the first ones add before.
     """
     i, some = s.index, layout.own_groups(s)
 
     def own(rows: int, group: Group) -> list[str]:
         return _own_tile(layout, s, inputs, rows, group)
 
-    begun = f"min(own // {layout.own_steps}, x_count)" if layout.projects_ahead else "0"
-    rest = ["if left > 0:", f"    start, stop, begun, left = own_at + own, own_at, {begun}, left - 1"]
-    rest += ["else:", "    start, stop, begun = 0, 0, 0"]
+    before, after, whole = list[str](), list[str](), list[str]()
+    if layout.projects_ahead:
+        before = [f"early = min(own // {layout.own_steps}, x_count)", "x_first, x_some = x_at, early"]
+        after, whole = ["    x_first, x_some = x_at + early, x_count - early"], ["x_first, x_some = x_at, x_count"]
+    whole = ["start, stop = 0, 0", *whole]
+    rest = ["if left > 0:", "    start, stop, left = own_at + own, own_at, left - 1", *after]
+    rest += ["else:", *(f"    {line}" for line in whole)]
     return [
         f"own_at, own = {field(layout, f'own_at_{i}')}, {field(layout, f'own_{i}')}",
-        f"left, begun = {some}, 0",
+        *before,
+        f"left = {some}",
         *tiles(layout, "", i, s.groups, own, most="left"),
         meet(layout),
         *_asked(layout, s),
         f"left = {some}",
         *tiles(layout, "", i, s.groups, tile, rest),
-        *(["start, stop, begun = 0, 0, 0"] if s.packed else []),
+        *(whole if s.packed else []),
         *packed_tiles(layout, s, tile),
         arrive(layout),
     ]
@@ -207,7 +212,7 @@ def _ahead(layout: LayerLayout) -> list[str]:
 
     Steps do that in batches of as many as they do it for: part says which of its batch this one is, later how many rows
     after its own the first of those steps' lies; there is one row per step. column: which of a tile's is multiplied;
-    x_at, x_count: which of its steps of k.
+    x_at, x_count: which of its steps of k; x_first, x_some: which of these now.
     """
     window, most, parts, depth = field(layout, "window"), layout.steps_ahead, layout.own_steps, layout.spec.input_size
     lines = [
@@ -217,50 +222,34 @@ def _ahead(layout: LayerLayout) -> list[str]:
         f"later = {most} - part",
     ]
     if parts == 1:
-        return [*lines, f"column, x_at, x_count = part, 0, {depth}"]
-    return [
-        *lines,
-        f"column, piece = part // {parts}, part & {parts - 1}",
-        f"x_at = piece * {depth} // {parts}",
-        f"x_count = (piece + 1) * {depth} // {parts} - x_at",
-    ]
+        lines.append(f"column, x_at, x_count = part, 0, {depth}")
+    else:
+        lines += [
+            f"column, piece = part // {parts}, part & {parts - 1}",
+            f"x_at = piece * {depth} // {parts}",
+            f"x_count = (piece + 1) * {depth} // {parts} - x_at",
+        ]
+    return [*lines, "x_first, x_some = x_at, x_count"]
 
 
 def _projecting(
     layout: LayerLayout, s: StageLayout, inputs: Inputs, group: Group, name: str, arguments: list[str], otherwise: str
 ) -> list[str]:
-    """The call of a `projecting_tile`, of the rows of inputs and the column of this group that are due, if any are.
-
-    name: "projecting", or "own_projecting" where only units of this thread's own are added, and as much of the inputs.
-    """
-    gates_count, width, depth = len(s.stage.gates), layout.width, layout.spec.input_size
-    column = f"(column % {gates_count} * {s.row_blocks} + block + column // {gates_count})"
+    """The call of a `projecting_tile`, of the rows of inputs and the column of this group that are due, if any are."""
+    gates_count, width = len(s.stage.gates), layout.width
+    column = f"column % {gates_count} * {s.row_blocks} + block + column // {gates_count}"
     if group.packed:
-        column = f"({s.packed_at} + column)"
-    if name == "own_projecting":
-        some = ["x_at", f"min(own // {layout.own_steps}, x_count)"]
-    elif layout.overlaps:
-        some = ["x_at + begun", "x_count - begun"]
-    else:
-        some = ["x_at", "x_count"]
-    at = f"gates_{s.index} + later * {s.row_bytes} + {column} * {width}"
-    begun = "x_at + begun" if layout.overlaps else "x_at"
-    call = [
-        *arguments,
-        f"x + later * {inputs.row_bytes}",
-        f"W_x + {column} * {depth * width}",
-        *some,
-        "start_x",
-        "start_row",
-        "out_x",
-    ]
+        column = f"{s.packed_at} + column"
+    x, w_x = f"x + later * {inputs.row_bytes}", f"W_x + place * {layout.spec.input_size * width}"
+    of_inputs = [x, w_x, "x_first", "x_some", "begun", "begun_row", "out_x"]
     return [
         f"if ahead and column < {s.group_columns(group)}:",
-        f"    out_x = {at}",
-        f"    start_x, start_row = out_x, {s.row_bytes}",
-        f"    if {begun} == 0:",
-        f"        start_x, start_row = bias + {column} * {width}, 0",
-        f"    {name}_{s.index}_1x{group.name}({', '.join(call)})",
+        f"    place = {column}",
+        f"    out_x = gates_{s.index} + later * {s.row_bytes} + place * {width}",
+        f"    begun, begun_row = out_x, {s.row_bytes}",
+        "    if x_first == 0:",
+        f"        begun, begun_row = bias + place * {width}, 0",
+        f"    {name}_{s.index}_1x{group.name}({', '.join([*arguments, *of_inputs])})",
         "else:",
         f"    {otherwise}",
     ]

@@ -27,9 +27,10 @@ OWN_MULTIPLIES = 512
 UNITS_LEFT, SHARE_LEFT = 32, 4
 """Of those units, how many it leaves until it has waited, and at most one in how many: with them it bridges the time
 that the cache lines of the others' units take."""
-AHEAD_STEPS = tile.COLUMN_TILE
-"""Columns of a tile whose steps multiply later inputs, at most. For each k, as many rows of inputs by one column of W_x
-are as many multiply-adds as one row by those columns of W_h."""
+AHEAD_COLUMNS = tile.COLUMN_TILE
+"""Columns of a tile, at most, where steps multiply later inputs. They do it for as many steps, with one column each, or
+for a power of 2 times as many, with a part of one each: for each k, as many rows by one column of W_x are as many
+multiply-adds as one row by these columns of W_h."""
 Slots = Literal["time", "window", "single", "two", "tile"]
 
 
@@ -150,9 +151,8 @@ class LayerLayout:
     streams: bool
     """Whether a step's weights come from beyond the second-level cache each time."""
     steps_ahead: int
-    """Time steps whose inputs steps of one row multiply while they wait for their own weights, as many before them, or
-    0: AHEAD_STEPS, or a power of 2 times as many, which read W_x less often, but leave more steps of a window whose
-    inputs are multiplied before."""
+    """Time steps whose inputs as many steps before them multiply, of one row, while they wait for their own weights, or
+    0. More of them read W_x less often, but leave more steps of a window whose inputs are multiplied before it."""
     on_matrix_unit: bool
     """Whether products are `matrix`'s, of numbers cut into parts, and not sums of vector multiply-adds."""
     sums_apart: bool
@@ -188,7 +188,7 @@ class LayerLayout:
     @property
     def own_steps(self) -> int:
         """Steps of k of a step's own product for each of later inputs', and parts in which these add up a column."""
-        return self.steps_ahead // AHEAD_STEPS
+        return self.steps_ahead // AHEAD_COLUMNS
 
     @property
     def slot_rows(self) -> int:
@@ -263,8 +263,8 @@ class LayerLayout:
         return found
 
     @property
-    def own_gates(self) -> bool:
-        """Whether threads that share rows have gate buffers of their own, as far as a step leaves them in any.
+    def splits_gates(self) -> bool:
+        """Whether threads that share rows have gate buffers of their own, where gates outlast their tile.
 
         In one that all shared, units of several threads would lie in a page, and a core that fetches lines ahead would
         take those that another writes. Not in training, where products take all gates of a row, nor where threads read
@@ -337,7 +337,7 @@ class LayerLayout:
             units, packed, packed_columns = self._packed(stage)
             whole = self.blocks(units - packed)
             groups = partition(whole, threads, self._largest_group(gates))
-            own, row_blocks = self.own_gates and slots != "tile", whole
+            own, row_blocks = self.splits_gates and slots != "tile", whole
             if own:
                 row_blocks = max(count for _, count in groups.items)
             columns = gates * row_blocks + packed_columns
@@ -397,10 +397,11 @@ class LayerLayout:
         places: of each row of the batch, how many rows past this thread's first it lies in an array with a slot per
         time step, if threads have slots of their own; row_tiles...: this thread's tiles of rows; block...,
         operand_block...: its first unit block and its groups; packed: whether it has the block whose gates are packed;
-        own_at..., own...: the first and the number of the units of the operand that this thread wrote and
-        multiplies before it waits; products_x...,
-        products_h...: the own products of the columns of W_x and W_h, exponent_...: what rows are scaled to (`pairs`);
-        paired, unpaired: how often rows were multiplied in pairs, and how often they or weights did not allow it.
+        own_at..., own...: the first and the number of the units of the operand that this thread wrote and multiplies
+        before it waits; products_x..., products_h...: the own products of the columns of W_x and W_h, exponent_...:
+        what rows are scaled to (`pairs`); paired, unpaired: how often rows were multiplied in pairs, and how often they
+        or weights did not allow it. Of a thread with gates of its own, gates..., and W_x..., bias... and products_x...
+        of a window, point as many blocks before them as this thread's first one comes after the first of all.
         """
         names = [
             "limit",

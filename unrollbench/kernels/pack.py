@@ -73,17 +73,17 @@ def by_block(order: Order, gates: int, whole: int) -> Order:
 
 
 def by_thread(order: Order, gates: int, whole: int, threads: Sequence[tuple[int, int]]) -> Order:
-    """`by_gate`, but what each thread has together, all as long: of (first, how many) whole blocks, gate after gate.
+    """`by_gate`, but what each thread has together: of (first, how many) whole blocks, gate after gate.
 
-    Of a thread that has fewer than another they end in blocks that hold none. The last one's packed gates follow.
+    All have as many blocks of a gate: of a thread with fewer than another they end in one that holds none. The gates
+    that are packed follow, and so those of the last one.
     """
     most, lanes = max(count for _, count in threads), order.shape[1]
     blocks, packed = order[: gates * whole].reshape(gates, whole, lanes), order[gates * whole :]
-    found = np.full((len(threads), gates * most + len(packed), lanes), EMPTY)
+    found = np.full((len(threads), gates, most, lanes), EMPTY)
     for own, (first, count) in zip(found, threads, strict=True):
-        own[: gates * most].reshape(gates, most, lanes)[:, :count] = blocks[:, first : first + count]
-    found[-1, gates * most :] = packed
-    return found.reshape(-1, lanes)
+        own[:, :count] = blocks[:, first : first + count]
+    return np.concatenate([found.reshape(-1, lanes), packed])
 
 
 def columns(matrix: Array, order: Order) -> Array:

@@ -1,6 +1,7 @@
 """Arrays of rows in memory: one time step's rows make up a slot, of all rows or of those of one thread.
 
-Where threads have slots of their own, each thread's lie together, and begin on a page.
+Where threads have slots of their own, each thread's lie together, and begin on a page. So do gates, of all rows, where
+threads have buffers of their own for these.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from unrollbench.tensors import Array
 class Extent:
     """How large an array of rows is: so many slots of all rows of the batch, or of those of a thread for each of them.
 
-    block_rows: rows from one thread's first slot to the next one's, or 0 where threads have no slots of their own.
+    block_rows: rows from one thread's first slot to the next one's, or 0 where all threads have the same ones.
     """
 
     slots: int
@@ -51,7 +52,8 @@ def whole_pages(rows: int, row_bytes: int) -> int:
 class LayerBuffers:
     """One layer's arrays by frame field. Arrays with a slot per time step are replaced when T changes.
 
-    Arrays of rows are (slots, B, width), or (threads, slots, rows, width) where threads have slots of their own.
+    Arrays of rows are (slots, B, width), or (threads, slots, rows, width) where threads have slots of their own, or
+    gates.
     """
 
     layout: LayerLayout
@@ -62,7 +64,8 @@ class LayerBuffers:
         return self.timed[name] if name in self.timed else self.fixed[name]
 
     def parts(self, name: str) -> list[tuple[Array, slice]]:
-        """Where an array has the rows of the batch: (slots, rows, width), and which ones these are, for each part.
+        """Where an array, but gates of threads that share rows, has the rows of the batch: (slots, rows, width), and
+        which ones these are, for each part.
 
         That is all of it, or the slots of a thread.
         """
