@@ -276,6 +276,31 @@ def test_steps_project_no_more_inputs_ahead_however_large_the_third_level_cache(
     assert planned(stack("lstm", units=units, batch=1, layers=2))[1].projects_ahead == ahead
 
 
+@pytest.mark.parametrize(
+    ("inputs", "units", "dtype", "steps"),
+    [
+        (256, 256, "float32", 16),
+        (512, 400, "float32", 8),  # 16 rows of 2 KiB: 8 in each of two sets
+        (511, 400, "float32", 8),
+        (500, 400, "float32", 16),
+        (256, 256, "float64", 8),
+        (1024, 700, "float32", 0),  # 8 rows in one set
+        (300, 200, "float32", 16),
+        (301, 200, "float32", 0),
+        (500, 512, "float32", 16),  # hardly 8 MiB
+        (500, 530, "float32", 8),
+    ],
+)
+def test_no_more_steps_are_projected_ahead_than_rows_of_inputs_have_room_in_the_first_level_cache(
+    monkeypatch: pytest.MonkeyPatch, inputs: int, units: int, dtype: str, steps: int
+) -> None:
+    monkeypatch.setattr(host, "third_level_cache_bytes", lambda: 32 * 1024 * 1024)
+    with_registers(monkeypatch, 32)
+    spec = stack("lstm", units=units, batch=1, dtype=dtype)
+    spec = replace(spec, layers=(replace(spec.layers[0], input_size=inputs),))
+    assert bottom(spec, window=100).steps_ahead == steps
+
+
 @pytest.mark.parametrize(("gates", "ahead"), [(8, True), (9, False)])
 def test_steps_project_ahead_only_as_many_gates_as_there_are_steps_for(
     monkeypatch: pytest.MonkeyPatch, gates: int, ahead: bool

@@ -32,8 +32,14 @@ WAITING_ROWS = 2
 AHEAD_LEAST_BYTES, AHEAD_MOST_BYTES, AHEAD_SHARE = 96 * 1024, 20 * 1024 * 1024, 0.6
 """Weights of a layer with which its steps project inputs ahead: per thread that reads them, of all, and of the
 third-level cache."""
-LONG_WINDOW = 64
-"""Steps of a window from which on they project twice as many ahead."""
+MOST_INPUTS = 1.5
+"""Inputs for each number that a step multiplies, up to which it projects ahead: of more, the rest is left to multiply
+when all weights have come, and blocks of rows do that faster."""
+LONG_WINDOW, LONG_MOST_BYTES = 64, 8 * 1024 * 1024
+"""Steps of a window from which on, and most weights of a layer with which, steps project twice as many ahead."""
+WAY_BYTES, SET_ROWS = 4096, 4
+"""Bytes after which lines share a set of a first-level cache, and how many rows of inputs may do that beside the
+weights that pass through it: of 16 rows of 4 KiB, a single row's steps took 1.7 times as long."""
 MOST_SUMS_BYTES = 4 * 1024 * 1024
 """Most weights with which threads may add up gradients of their own rows: with more it saves nothing and takes room."""
 MATRIX_ROWS, MATRIX_STREAMING_ROWS, MATRIX_FULL = 12, 32, 0.8
@@ -86,20 +92,24 @@ def _splits_few_rows(spec: NetworkSpec, fused: bool) -> bool:
 def _steps_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule, split: str) -> int:
     """For how many steps that pays: one row's steps wait for their weights, unless all are in the first-level cache.
 
-    With so many weights that those of inputs and steps drive each other out of the third-level cache, it does not, nor
-    where registers are too few for the sums of both products: with 16 it cost up to a fifth. So many steps multiply
-    AHEAD_COLUMNS columns of a group of unit blocks, which has no more. A window counts as it was built: where a call
-    has hardly more steps than that, few or none of them are left to be multiplied ahead.
+    It does not with so many weights that those of inputs and steps drive each other out of the third-level cache, or
+    rows of inputs that do so in the first-level one, with many more inputs than units, nor where registers are too few
+    for the sums of both products: with 16 it cost up to a fifth. So many steps multiply AHEAD_COLUMNS columns of a
+    group of unit blocks, which has no more. A window counts as it was built: where a call has hardly more steps than
+    that, few or none of them are left to be multiplied ahead.
     """
-    read = _weight_bytes(spec, layer, layer.input_size)
+    read, stages = _weight_bytes(spec, layer, layer.input_size), _cell(spec, layer).stages
     most = min(AHEAD_MOST_BYTES, AHEAD_SHARE * host.third_level_cache_bytes())
     readers = spec.threads if split == "units" else 1
-    pays = AHEAD_LEAST_BYTES * readers <= read <= most
-    gates = max(len(s.gates) for s in _cell(spec, layer).stages)
-    fits = gates <= AHEAD_COLUMNS and host.vector_unit().registers >= 32
-    if not (pays and fits and spec.batch_size == 1 and schedule.window >= 2 * AHEAD_COLUMNS):
+    few = layer.input_size <= MOST_INPUTS * min(_operand_size(layer, s) for s in stages)
+    fits = max(len(s.gates) for s in stages) <= AHEAD_COLUMNS and host.vector_unit().registers >= 32
+    if not (AHEAD_LEAST_BYTES * readers <= read <= most and few and fits and spec.batch_size == 1):
         return 0
-    return 2 * AHEAD_COLUMNS if schedule.window >= LONG_WINDOW else AHEAD_COLUMNS
+    found = 2 * AHEAD_COLUMNS if schedule.window >= LONG_WINDOW and read <= LONG_MOST_BYTES else AHEAD_COLUMNS
+    sets = [row * layer.input_size * DTYPES[spec.dtype] % WAY_BYTES // LINE_BYTES for row in range(found)]
+    while max(map(sets.count, sets)) > SET_ROWS:
+        sets = sets[: len(sets) // 2]
+    return len(sets) if AHEAD_COLUMNS <= len(sets) <= schedule.window // 2 else 0
 
 
 def _sums_apart(spec: NetworkSpec) -> bool:
