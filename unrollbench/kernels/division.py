@@ -66,7 +66,7 @@ def layouts(spec: NetworkSpec, schedule: Schedule) -> tuple[LayerLayout, ...]:
             split,
             fused,
             _read_per_step(spec, index, fused) > _kept_bytes(),
-            _steps_ahead(spec, layer, schedule, split),
+            _steps_ahead(spec, index, schedule, split),
             on_matrix_unit,
             sums_apart,
             in_pairs,
@@ -89,7 +89,7 @@ def _splits_few_rows(spec: NetworkSpec, fused: bool) -> bool:
     return max(_weight_bytes(spec, layer, 0) for layer in spec.layers) <= SMALL_WEIGHTS_BYTES
 
 
-def _steps_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule, split: str) -> int:
+def _steps_ahead(spec: NetworkSpec, index: int, schedule: Schedule, split: str) -> int:
     """For how many steps that pays: one row's steps wait for their weights, unless all are in the first-level cache.
 
     It does not with so many weights that those of inputs and steps drive each other out of the third-level cache, or
@@ -98,6 +98,7 @@ def _steps_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule, split:
     group of unit blocks, which has no more. A window counts as it was built: where a call has hardly more steps than
     that, few or none of them are left to be multiplied ahead.
     """
+    layer, lanes = spec.layers[index], host.lanes(spec.dtype)
     read, stages = _weight_bytes(spec, layer, layer.input_size), _cell(spec, layer).stages
     most = min(AHEAD_MOST_BYTES, AHEAD_SHARE * host.third_level_cache_bytes())
     readers = spec.threads if split == "units" else 1
@@ -106,7 +107,8 @@ def _steps_ahead(spec: NetworkSpec, layer: LayerSpec, schedule: Schedule, split:
     if not (AHEAD_LEAST_BYTES * readers <= read <= most and few and fits and spec.batch_size == 1):
         return 0
     found = 2 * AHEAD_COLUMNS if schedule.window >= LONG_WINDOW and read <= LONG_MOST_BYTES else AHEAD_COLUMNS
-    sets = [row * layer.input_size * DTYPES[spec.dtype] % WAY_BYTES // LINE_BYTES for row in range(found)]
+    row_bytes = DTYPES[spec.dtype] * (-(-layer.input_size // lanes) * lanes if index else layer.input_size)
+    sets = [row * row_bytes % WAY_BYTES // LINE_BYTES for row in range(found)]
     while max(map(sets.count, sets)) > SET_ROWS:
         sets = sets[: len(sets) // 2]
     return len(sets) if AHEAD_COLUMNS <= len(sets) <= schedule.window // 2 else 0
