@@ -287,8 +287,11 @@ def test_steps_project_no_more_inputs_ahead_however_large_the_third_level_cache(
         (1024, 700, "float32", 0),  # 8 rows in one set
         (300, 200, "float32", 16),
         (301, 200, "float32", 0),
-        (500, 512, "float32", 16),  # hardly 8 MiB
+        (500, 512, "float32", 16),  # just under 8 MiB
         (500, 530, "float32", 8),
+        (1, 200, "float32", 16),  # rows that lie in one line
+        (3, 200, "float32", 16),
+        (1, 200, "float64", 16),
     ],
 )
 def test_no_more_steps_are_projected_ahead_than_rows_of_inputs_have_room_in_the_first_level_cache(

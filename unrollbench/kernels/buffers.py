@@ -36,6 +36,7 @@ class Buffers:
         self._first_rows = np.array([first for first, _ in network.layouts[0].rows.items])
         widest = max(s.columns * layout.width for layout in network.layouts for s in layout.stages)
         widest = max(widest, max(layout.padded(layout.spec.input_size) * layout.itemsize for layout in network.layouts))
+        widest += network.layouts[0].width  # for a thread that has a block less than others
         self._zeros = pack.aligned((widest // network.layouts[0].itemsize,), spec.dtype)
         self._ones = np.ones(PANEL_ROWS, spec.dtype)
         itemsize = network.layouts[0].itemsize
@@ -129,7 +130,8 @@ class Buffers:
                 found[name] = Extent(slots + a.is_state, width, 0 if seen else self._block_rows(slots))
         for s in (s for s in layout.stages if s.gate_slots != "tile"):
             slots = count[s.gate_slots]
-            block_rows = max(1, slots * layout.batch) if s.own_gates else self._block_rows(slots)
+            own_rows = max(1, slots * layout.batch)  # 0 would say that all threads have the same ones
+            block_rows = own_rows if s.own_gates else self._block_rows(slots)
             found[f"gates_{s.index}"] = Extent(slots, s.row_bytes // layout.itemsize, block_rows)
         if spec.train:
             width = layout.padded(layout.spec.input_size)
@@ -207,8 +209,9 @@ class Buffers:
         column_bytes: int,
         thread_bytes: int,
     ) -> None:
-        """Points each thread's field at its own columns of a stage's gates, as if they lay behind those of all others.
+        """Points each thread's field at its own columns of a stage's gates.
 
+        But so far before them that its first unit block has the offset that it has among those of all threads.
         thread_bytes: from one thread's columns in the array to the next one's.
         """
         first = np.array([first for first, _ in s.groups.items])
@@ -256,10 +259,7 @@ class Buffers:
             per_thread = {f"d_{n}" for s in buffers.layout.stages for n in s.stage.diagonals}
             per_thread |= {f"gates_{s.index}" for s in buffers.layout.stages if s.gate_slots == "tile"}
             for s in buffers.layout.stages:
-                if s.own_columns:
-                    self.point_columns(layer, s, f"bias_{s.index}", self._zeros, s.width, 0)
-                else:
-                    self.point(layer, f"bias_{s.index}", self._zeros)
+                self.point(layer, f"bias_{s.index}", self._zeros)
             for name, array in buffers.fixed.items():
                 if name in per_thread:
                     self.point_threads(layer, name, array)

@@ -38,8 +38,9 @@ when all weights have come, and blocks of rows do that faster."""
 LONG_WINDOW, LONG_MOST_BYTES = 64, 8 * 1024 * 1024
 """Steps of a window from which on, and most weights of a layer with which, steps project twice as many ahead."""
 WAY_BYTES, SET_ROWS = 4096, 4
-"""Bytes after which lines share a set of a first-level cache, and how many rows of inputs may do that beside the
-weights that pass through it: of 16 rows of 4 KiB, a single row's steps took 1.7 times as long."""
+"""Bytes after which lines share a set of a first-level cache (of most; of others fewer do), and of how many rows of
+inputs they may do that beside the weights that pass through it: with 16 rows of 4 KiB, a single row's steps took 1.7
+times as long."""
 MOST_SUMS_BYTES = 4 * 1024 * 1024
 """Most weights with which threads may add up gradients of their own rows: with more it saves nothing and takes room."""
 MATRIX_ROWS, MATRIX_STREAMING_ROWS, MATRIX_FULL = 12, 32, 0.8
@@ -94,24 +95,30 @@ def _steps_ahead(spec: NetworkSpec, index: int, schedule: Schedule, split: str) 
 
     It does not with so many weights that those of inputs and steps drive each other out of the third-level cache, or
     rows of inputs that do so in the first-level one, with many more inputs than units, nor where registers are too few
-    for the sums of both products: with 16 it cost up to a fifth. So many steps multiply AHEAD_COLUMNS columns of a
-    group of unit blocks, which has no more. A window counts as it was built: where a call has hardly more steps than
-    that, few or none of them are left to be multiplied ahead.
+    for the sums of both products: with 16 it cost up to a fifth. Together these steps multiply AHEAD_COLUMNS columns
+    per group of unit blocks, so a group must not have more. A window counts as it was built: where a call has hardly
+    more steps than that, few or none of them are left to be multiplied ahead.
     """
     layer, lanes = spec.layers[index], host.lanes(spec.dtype)
     read, stages = _weight_bytes(spec, layer, layer.input_size), _cell(spec, layer).stages
     most = min(AHEAD_MOST_BYTES, AHEAD_SHARE * host.third_level_cache_bytes())
     readers = spec.threads if split == "units" else 1
-    few = layer.input_size <= MOST_INPUTS * min(_operand_size(layer, s) for s in stages)
+    few = layer.input_size <= MOST_INPUTS * min(_operand_size(layer, s) for s in stages if s.takes_input)
     fits = max(len(s.gates) for s in stages) <= AHEAD_COLUMNS and host.vector_unit().registers >= 32
     if not (AHEAD_LEAST_BYTES * readers <= read <= most and few and fits and spec.batch_size == 1):
         return 0
     found = 2 * AHEAD_COLUMNS if schedule.window >= LONG_WINDOW and read <= LONG_MOST_BYTES else AHEAD_COLUMNS
     row_bytes = DTYPES[spec.dtype] * (-(-layer.input_size // lanes) * lanes if index else layer.input_size)
-    sets = [row * row_bytes % WAY_BYTES // LINE_BYTES for row in range(found)]
-    while max(map(sets.count, sets)) > SET_ROWS:
-        sets = sets[: len(sets) // 2]
-    return len(sets) if AHEAD_COLUMNS <= len(sets) <= schedule.window // 2 else 0
+    if found > AHEAD_COLUMNS and _most_in_a_set(found, row_bytes) > SET_ROWS:
+        found = AHEAD_COLUMNS
+    return found if _most_in_a_set(found, row_bytes) <= SET_ROWS and found <= schedule.window // 2 else 0
+
+
+def _most_in_a_set(rows: int, row_bytes: int) -> int:
+    """Of the lines in which so many rows begin, how many share one set of the first-level cache."""
+    lines = {row * row_bytes // LINE_BYTES for row in range(rows)}
+    sets = [line % (WAY_BYTES // LINE_BYTES) for line in lines]
+    return max(map(sets.count, sets))
 
 
 def _sums_apart(spec: NetworkSpec) -> bool:

@@ -160,7 +160,7 @@ def _overlapped(
     """A stage's tiles, of which the first ones have units of this thread's own added before it waits for the others.
 
     left: how many groups are yet to come that have those; a tile adds units from `start` on and then those before
-    `stop`. early: steps of k of later inputs that the first ones add before.
+    `stop`. early: steps of k of later inputs that those tiles add before the thread waits.
     """
     i, some = s.index, layout.own_groups(s)
 

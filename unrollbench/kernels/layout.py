@@ -97,7 +97,7 @@ class StageLayout:
     def packed_at(self) -> int:
         """Where the packed gates lie in a row of the buffer, in vectors.
 
-        A thread's own begins with its first unit block, but is addressed as if it began with that of all threads.
+        In a thread's own they follow its last block, which has the offset there that it has among those of all threads.
         """
         first, _ = self.groups.items[-1]
         return len(self.stage.gates) * self.row_blocks + (first if self.own_gates else 0)
@@ -400,8 +400,9 @@ class LayerLayout:
         own_at..., own...: the first and the number of the units of the operand that this thread wrote and multiplies
         before it waits; products_x..., products_h...: the own products of the columns of W_x and W_h, exponent_...:
         what rows are scaled to (`pairs`); paired, unpaired: how often rows were multiplied in pairs, and how often they
-        or weights did not allow it. Of a thread with gates of its own, gates..., and W_x..., bias... and products_x...
-        of a window, point as many blocks before them as this thread's first one comes after the first of all.
+        or weights did not allow it. Where threads have gates of their own, gates..., and W_x..., bias... and
+        products_x... of a window, point so far before a thread's own that its first unit block has the offset that it
+        has among those of all.
         """
         names = [
             "limit",

@@ -64,8 +64,9 @@ class LayerBuffers:
         return self.timed[name] if name in self.timed else self.fixed[name]
 
     def parts(self, name: str) -> list[tuple[Array, slice]]:
-        """Where an array, but gates of threads that share rows, has the rows of the batch: (slots, rows, width), and
-        which ones these are, for each part.
+        """Where an array has the rows of the batch: (slots, rows, width), and which ones these are, for each part.
+
+        Not for gates that threads which share rows have of their own.
 
         That is all of it, or the slots of a thread.
         """
