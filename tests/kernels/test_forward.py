@@ -12,9 +12,10 @@ import pytest
 from tests.kernels.stacks import sharing_rows
 from unrollbench.case import Case
 from unrollbench.kernels import division, forward, host
-from unrollbench.kernels.layout import Group, LayerLayout, StageLayout, inputs_of
+from unrollbench.kernels.layout import LayerLayout, inputs_of
 from unrollbench.kernels.source import define
 from unrollbench.kernels.spec import spec_of
+from unrollbench.kernels.stages import Group, StageLayout
 from unrollbench.schedule import of_case
 
 APART = 1 << 32

@@ -14,7 +14,8 @@ from unrollbench import cells
 from unrollbench.case import CellOptions
 from unrollbench.cells import LayerSpec
 from unrollbench.kernels import host
-from unrollbench.kernels.layout import AHEAD_COLUMNS, Group
+from unrollbench.kernels.layout import AHEAD_COLUMNS
+from unrollbench.kernels.stages import Group
 from unrollbench.kernels.tile import ROW_TILE, most_columns
 
 

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from unrollbench import cells
 from unrollbench.kernels import matrix, multiply, pack, pairs, swap
-from unrollbench.kernels.layout import LayerLayout, StageLayout
+from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.network import Network
 from unrollbench.kernels.slots import Extent, LayerBuffers, places, whole_pages
+from unrollbench.kernels.stages import StageLayout
 from unrollbench.kernels.threads import ARRIVAL_BYTES
 from unrollbench.kernels.weight_gradient import PANEL_ROWS, panel_bytes
 from unrollbench.tensors import Array, State, Weights

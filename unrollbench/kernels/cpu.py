@@ -27,8 +27,9 @@ from unrollbench.kernels import (
     weight_gradient,
 )
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.layout import Group, Inputs, LayerLayout, inputs_of
+from unrollbench.kernels.layout import Inputs, LayerLayout, inputs_of
 from unrollbench.kernels.lowering import kernel
+from unrollbench.kernels.stages import Group
 from unrollbench.kernels.walk import Walk
 from unrollbench.kernels.words import ask, peek, put
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from unrollbench.kernels import pairs
 from unrollbench.kernels.equations import MOST_TOGETHER, Equations, Touched
 from unrollbench.kernels.expression import Expression
-from unrollbench.kernels.layout import Group, Inputs, LayerLayout, StageLayout
+from unrollbench.kernels.layout import Inputs, LayerLayout
 from unrollbench.kernels.partition import partition
 from unrollbench.kernels.places import Places, exposed
 from unrollbench.kernels.source import (
@@ -28,6 +28,7 @@ from unrollbench.kernels.source import (
     pair,
     tiles,
 )
+from unrollbench.kernels.stages import Group, StageLayout
 from unrollbench.kernels.tile import Ends, Product
 from unrollbench.kernels.walk import Walk
 from unrollbench.kernels.words import LINE_BYTES
@@ -70,10 +71,9 @@ def _tile(
     """A tile's product and its equations, to which the addresses `passed` are passed."""
     own, gates_count = passed["gates"], len(s.stage.gates)
     lines, asked = _following(layout, s, rows, group, passed)
-    offset, of_bias = (
-        f"{at * layout.width}" if group.packed else f"block * {layout.width}"
-        for at in (s.packed_at, gates_count * s.whole)
-    )
+    offset = of_bias = f"block * {layout.width}"
+    if group.packed:
+        offset, of_bias = f"{s.packed_at * layout.width}", f"{gates_count * s.whole * layout.width}"
     if s.gate_slots == "tile":  # all tiles use this room; their equations expect it at their rows and units
         passed = passed | {"gates": f"{own} - row * {s.row_bytes} - block * {layout.width}"}
     else:
@@ -168,7 +168,7 @@ def _overlapped(
         return _own_tile(layout, s, inputs, rows, group)
 
     before, after, whole = list[str](), list[str](), list[str]()
-    if layout.projects_ahead:
+    if layout.projects_ahead and s.stage.takes_input:
         before = [f"early = min(own // {layout.own_steps}, x_count)", "x_first, x_some = x_at, early"]
         after, whole = ["    x_first, x_some = x_at + early, x_count - early"], ["x_first, x_some = x_at, x_count"]
     whole = ["start, stop = 0, 0", *whole]

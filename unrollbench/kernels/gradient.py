@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from unrollbench.kernels.equations import Equations, Place, Touched
 from unrollbench.kernels.expression import Expression, uses
-from unrollbench.kernels.layout import Group, LayerLayout, StageLayout
+from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.places import Places, exposed
 from unrollbench.kernels.source import (
     array,
@@ -25,6 +25,7 @@ from unrollbench.kernels.source import (
     share,
     tiles,
 )
+from unrollbench.kernels.stages import Group, StageLayout
 from unrollbench.kernels.walk import MOST_ROWS, Walk
 
 

@@ -124,9 +124,6 @@ class PairTile(Tile):
     operands in memory here, into registers that there are not, and order additions as it likes.
     """
 
-    def __init__(self, builder, ty, rows, columns, steps=STEPS):
-        super().__init__(builder, ty, rows, columns, steps)
-
     def step(self, a, a_rows, w, w_column, w_k, sums):
         """The sums after so many steps of k."""
         updated = list(sums)
@@ -233,7 +230,7 @@ def tile(dtype: str, rows: int, columns: int, depth: int) -> Emit:
     columns_at = tuple(c * width for c in range(columns))
 
     def emit(builder, a, w, w_column, w_k, own, start, shared, out, offsets):
-        emitted, of_a = PairTile(builder, ty, rows, columns), even(rows, row_bytes(dtype, depth))
+        emitted, of_a = PairTile(builder, ty, rows, columns, STEPS), even(rows, row_bytes(dtype, depth))
         sums, of_out, ask = emitted.told(start, shared, out, offsets, columns_at)
         heads = emitted.heads(a, of_a)
         sums = emitted.begin(sums, emitted.load_row(own, columns_at), heads)
@@ -269,7 +266,7 @@ def step_tile(
             ask_for_row(builder, row, *touched)
 
         for columns in columns_at_once:
-            paired, plain = PairTile(builder, ty, rows, columns), Tile(builder, ty, rows, columns)
+            paired, plain = PairTile(builder, ty, rows, columns, STEPS), Tile(builder, ty, rows, columns)
             begins, ends = (one.offsets[column : column + columns] for one in (start, out))
             sums = plain.load(first, even(rows, start.row), begins)
             for index, product in enumerate(products):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from unrollbench.kernels.equations import Lanes, Place
-from unrollbench.kernels.layout import LayerLayout, StageLayout
+from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.source import gates
+from unrollbench.kernels.stages import StageLayout
 
 
 class Places:

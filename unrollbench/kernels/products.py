@@ -12,10 +12,11 @@ from functools import cache, partial
 
 from unrollbench.kernels import matrix
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.layout import Inputs, LayerLayout, StageLayout
+from unrollbench.kernels.layout import Inputs, LayerLayout
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.multiply import multiply
 from unrollbench.kernels.source import field, function, own_rows
+from unrollbench.kernels.stages import StageLayout
 from unrollbench.kernels.tile import ROW_TILE
 from unrollbench.kernels.words import Emit, copy_bytes, peek, put
 

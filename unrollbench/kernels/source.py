@@ -12,8 +12,9 @@ from textwrap import indent
 from typing import Any
 
 from unrollbench.kernels import pairs
-from unrollbench.kernels.layout import Group, LayerLayout, StageLayout
+from unrollbench.kernels.layout import LayerLayout
 from unrollbench.kernels.partition import Partition
+from unrollbench.kernels.stages import Group, StageLayout
 from unrollbench.kernels.tile import Product
 
 _numbers = itertools.count()

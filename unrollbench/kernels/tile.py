@@ -147,9 +147,8 @@ def add_steps(builder, count, parts, ahead=None):
     """
     zero, first_tile = ir.Constant(I64, 0), parts[0].tile
     entry, body, done = builder.basic_block, builder.append_basic_block(), builder.append_basic_block()
-    walked = [(each, part.tile) for part in parts for each in (part.a, part.w)] + (
-        [(ahead, first_tile)] if ahead else []
-    )
+    walked = [(each, part.tile) for part in parts for each in (part.a, part.w)]
+    walked += [(ahead, first_tile)] if ahead else []
     walks = [(pointer(builder, one[0]), tile.times(one[-1], tile.steps)) for one, tile in walked]
     builder.cbranch(builder.icmp_signed(">", count, zero), body, done)
     builder.position_at_end(body)

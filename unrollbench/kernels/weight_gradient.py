@@ -13,10 +13,11 @@ from functools import cache, partial
 
 from unrollbench.kernels import parts
 from unrollbench.kernels.build import Kernel
-from unrollbench.kernels.layout import Inputs, LayerLayout, StageLayout
+from unrollbench.kernels.layout import Inputs, LayerLayout
 from unrollbench.kernels.lowering import kernel
 from unrollbench.kernels.products import part_of, product_kernel, room_argument
 from unrollbench.kernels.source import array, field, function, gates, own_rows
+from unrollbench.kernels.stages import StageLayout
 from unrollbench.kernels.tile import add_vector, copy_vectors
 from unrollbench.kernels.transpose import transpose
 from unrollbench.kernels.words import LINE_BYTES, peek, room
