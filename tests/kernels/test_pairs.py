@@ -53,7 +53,13 @@ def product(in_pairs: bool, a: Array, w: Array, start: Array, out: Array, *, run
     room[...] = np.nan
     own_products, counts = pairs.own_products(packed), np.zeros(2, np.int64)
     arguments += [own_products.ctypes.data, pairs.weights_exponent(w), room.ctypes.data, counts.ctypes.data]
+    asking = out.copy()
+    in_asking = asking.ctypes.data - out.ctypes.data
+    same = [*arguments[:7], start.ctypes.data + in_asking * (start is out), arguments[8], asking.ctypes.data]
+    call(multiply.multiply(dtype, depth, asks=True), *same, *arguments[10:])
+    counts[:] = 0
     call(multiply.multiply(dtype, depth), *arguments)
+    np.testing.assert_array_equal(asking, out)
     assert np.isnan(room[-1])
     assert counts.sum() == -(-rows // multiply.BLOCK_ROWS)
     return int(counts[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.kernels.stacks import planned, stack
 from tests.kernels.vectors import call, drawn
-from unrollbench.kernels import host, products
+from unrollbench.kernels import host, multiply, products
+from unrollbench.kernels.build import Kernel
+from unrollbench.kernels.layout import inputs_of
 from unrollbench.kernels.source import define, function
 from unrollbench.kernels.tile import ROW_TILE
 from unrollbench.kernels.transpose import transpose
@@ -54,6 +58,25 @@ def test_a_transpose_is_numpys_and_writes_nothing_else(dtype: str, rows: int, co
     np.testing.assert_array_equal(target[:columns, :rows], origin[numbers[:rows], :columns].T)
     assert np.all(target[columns] == CANARY)
     assert np.all(target[:, rows:] == CANARY)
+
+
+@pytest.mark.parametrize(("units", "asks"), [(512, False), (1024, True)])
+def test_inputs_ask_for_weights_that_a_cache_which_others_use_may_not_keep(
+    monkeypatch: pytest.MonkeyPatch, units: int, asks: bool
+) -> None:
+    asked, called = list[bool](), multiply.multiply("float32")
+
+    def multiplier(dtype: str, depth: int, *, asks: bool) -> Kernel:
+        asked.append(asks)
+        return called
+
+    monkeypatch.setattr(products, "multiply", multiplier)
+    monkeypatch.setattr(products, "kernel", lambda *_: called)
+    layouts = [replace(each, pairs=True) for each in planned(stack("lstm", layers=2, units=units))]
+    for index, layout in enumerate(layouts):
+        for s in layout.stages:
+            products.project.__wrapped__(layout, s, inputs_of(tuple(layouts), index))
+    assert asked == [False, asks]
 
 
 GUARDED = """

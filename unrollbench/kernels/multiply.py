@@ -20,6 +20,9 @@ SINGLE_COLUMNS = 4
 BLOCK_ROWS = 104
 """Rows that are taken through all columns before the next ones, so that they stay in the second-level cache: a multiple
 of pairs.ROW_TILE. With 96 a hundred steps of one row read their weights twice."""
+ASKED_BYTES = 6 * 1024 * 1024
+"""Bytes of w beyond which its next columns are asked for: a third-level cache that others use, too, may have given them
+up since they were read. With 4 MiB it was no help, from 8 MiB on multiplying took 0.92 of the time."""
 OFFSETS = 2 * (BLOCK_ROWS + max(ROW_TILE, pairs.ROW_TILE))
 """Words that say where the rows of a block lie."""
 
@@ -44,7 +47,7 @@ def room_bytes(dtype: str, depth: int) -> int:
 
 
 @cache
-def multiply(dtype: str, depth: int = 0) -> Kernel:
+def multiply(dtype: str, depth: int = 0, *, asks: bool = False) -> Kernel:
     """out[r, c] = start[r, c] + sum over k of a[r, k] * w[c, k], for any numbers of rows and vector columns.
 
     Rows come in runs, as a thread's rows of one time step after the other. Arguments: rows, columns, those of
@@ -59,7 +62,8 @@ def multiply(dtype: str, depth: int = 0) -> Kernel:
     depth: K, to multiply in pairs where a block's rows allow it, or 0. Tiles then have pairs.ROW_TILE rows, or
     pairs.LEAST_ROWS where no more are left; blocks but the last one have whole tiles of the former. The last arguments
     are the columns' own products, what rows are scaled to, where there is room for a block's scaled rows, and two words
-    that count the blocks that are paired and those that are not.
+    that count the blocks that are paired and those that are not. asks: tiles in pairs then ask for the columns that
+    follow, each for its part of them; those of w must lie one after the other.
     """
     sizes = [(rows, columns) for columns, tall in heights(depth > 0).items() for rows in (1, *tall)]
     called = {f"tile_{rows}x{columns}": tile(dtype, rows, columns) for rows, columns in sizes}
@@ -67,11 +71,11 @@ def multiply(dtype: str, depth: int = 0) -> Kernel:
         tall = [(rows, columns) for rows, columns in sizes if rows > 1]
         called |= {f"paired_{rows}x{columns}": pairs.tile(dtype, rows, columns, depth) for rows, columns in tall}
         called |= {"scale_row": scaling.scale_row(dtype), "peek": peek}
-    written = text(host.lanes(dtype) * DTYPES[dtype], pairs.row_bytes(dtype, depth) if depth else 0)
+    written = text(host.lanes(dtype) * DTYPES[dtype], pairs.row_bytes(dtype, depth) if depth else 0, asks=asks)
     return kernel(written, "multiply", {**called, "put": put, "room": room(OFFSETS)})
 
 
-def text(width: int, scaled_row: int = 0) -> str:
+def text(width: int, scaled_row: int = 0, *, asks: bool = False) -> str:
     """What `multiply` is compiled from, with vectors of `width` bytes, and of scaled rows of so many bytes.
 
     offsets: where the rows of a block lie in a and in out, two words each, and those of the tile that would follow.
@@ -84,6 +88,7 @@ def text(width: int, scaled_row: int = 0) -> str:
         if scaled_row and rows > 1:
             numbers = f"scaled + {width} + (row - first) * {scaled_row}"
             own = passed.format(f"products + column * {width}, ")
+            own += f", following + (row - first) // {tallest} * each, each_k" if asks else ""
             paired = f"    if paired:\n        paired_{rows}x{columns}({numbers}, {own})\n"
             multiplied = f"{paired}    else:\n    {multiplied}"
         return f"{multiplied}\n    row += {rows}"
@@ -121,6 +126,9 @@ if height == 1 and start != out and last - first >= tall:
     else:
         even = f"if wide == {widest} and least >= {LEAST_ROWS}:\n    height = least + 1 if row < lower else least\n"
         height = f"{even}else:{indent(height, '    ')}"
+    parts, asked = f"((last - first + {tallest - 1}) // {tallest})", ""
+    if asks:
+        asked = f"following, each, each_k = panel + wide * w_column, wide * w_column // {parts}, wide * w_k // {parts}"
     return f"""
 def multiply({arguments}{", products, weights_exponent, scaled, counts" if scaled_row else ""}):
     blocks = (rows + {BLOCK_ROWS - 1}) // {BLOCK_ROWS}
@@ -140,6 +148,7 @@ def multiply({arguments}{", products, weights_exponent, scaled, counts" if scale
             panel, s, o = w + column * w_column, start + column * {width}, out + column * {width}
             left, row = columns - column, first
             wide = {wide} else 1
+            {asked}
             while row < last:
                 {indent(height, 16 * " ").strip()}
                 {chosen}

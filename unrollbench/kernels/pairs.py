@@ -199,10 +199,10 @@ def in_registers(builder: Any, ty: Vector, total: Any, number: Any) -> Any:
     return _statement(builder, ty, ["$2"] * STEPS, [total, *[number] * STEPS])
 
 
-def _multiplied(tile, depth, sums, a, w, ask=None, ahead=None):
+def _multiplied(tile, depth, sums, a, w, ask=None, ahead=None, *, once=False):
     """The sums of a tile of scaled rows after all steps of k: STEPS by STEPS, then pairs that are left, then one.
 
-    a, w: as `Part` has them; ask, ahead: as `add_and_ask` has them.
+    a, w: as `Part` has them; ask, ahead, once: as `add_and_ask` has them.
     """
     builder, done = tile.builder, 0
     rest, plain = depth % STEPS // 2 * 2, Tile(builder, tile.ty, tile.rows, tile.columns)
@@ -211,9 +211,9 @@ def _multiplied(tile, depth, sums, a, w, ask=None, ahead=None):
         moved = [(after(builder, each[0], each[-1], past), *each[1:]) for each in (a, w)]
         line, part = (after(builder, *ahead, past), ahead[1]) if ahead else None, Part(own, sums, *moved)
         if ask and own is tile:
-            sums = add_and_ask(builder, rounds, part, ask, line)
+            sums = add_and_ask(builder, rounds, part, ask, line, once=once)
         elif rounds.constant:
-            (sums,) = add_steps(builder, rounds, [part], line)
+            (sums,) = add_steps(builder, rounds, [part], line, once=once)
         done += rounds.constant * own.steps
     return sums
 
@@ -223,18 +223,20 @@ def tile(dtype: str, rows: int, columns: int, depth: int) -> Emit:
     """`tile.tile` of scaled rows of so many elements, in pairs.
 
     Arguments: the address of the first row's elements; of w and its strides over c and k; of the columns' own products;
-    of start, and 1 if all rows share it; of out; and of offsets, as there.
+    of start, and 1 if all rows share it; of out; and of offsets, as there. There may be two more: the address of what
+    to ask for meanwhile, a line for each STEPS steps of k, and the bytes from one step's to the next one's.
     """
     ty = vector(dtype)
     width = ty.size * ty.lanes
     columns_at = tuple(c * width for c in range(columns))
 
-    def emit(builder, a, w, w_column, w_k, own, start, shared, out, offsets):
+    def emit(builder, a, w, w_column, w_k, own, start, shared, out, offsets, *ahead):
         emitted, of_a = PairTile(builder, ty, rows, columns, STEPS), even(rows, row_bytes(dtype, depth))
         sums, of_out, ask = emitted.told(start, shared, out, offsets, columns_at)
         heads = emitted.heads(a, of_a)
         sums = emitted.begin(sums, emitted.load_row(own, columns_at), heads)
-        sums = _multiplied(emitted, depth, sums, (a, of_a, ir.Constant(I64, ty.size)), (w, w_column, w_k), ask)
+        elements = a, of_a, ir.Constant(I64, ty.size)
+        sums = _multiplied(emitted, depth, sums, elements, (w, w_column, w_k), ask, ahead, once=True)
         emitted.store(emitted.end(sums, heads), out, of_out, columns_at)
 
     return emit

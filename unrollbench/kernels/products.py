@@ -14,7 +14,7 @@ from unrollbench.kernels import matrix
 from unrollbench.kernels.build import Kernel
 from unrollbench.kernels.layout import Inputs, LayerLayout
 from unrollbench.kernels.lowering import kernel
-from unrollbench.kernels.multiply import multiply
+from unrollbench.kernels.multiply import ASKED_BYTES, multiply
 from unrollbench.kernels.source import field, function, own_rows
 from unrollbench.kernels.stages import StageLayout
 from unrollbench.kernels.tile import ROW_TILE
@@ -117,7 +117,8 @@ def project(layout: LayerLayout, s: StageLayout, inputs: Inputs) -> Kernel:
     ]
     if layout.projects_ahead and depth:
         lines.append(f"rows = min(rows, {layout.steps_ahead} + n % {layout.steps_ahead})")
-    return product_kernel("project", layout, [*lines, *products], pairs_of=depth if in_pairs else 0)
+    asks = in_pairs and s.columns * layout.column_bytes(depth) > ASKED_BYTES
+    return product_kernel("project", layout, [*lines, *products], pairs_of=depth if in_pairs else 0, asks=asks)
 
 
 def _carry(layout: LayerLayout, row_bytes: int) -> list[str]:
@@ -163,11 +164,12 @@ def product_kernel(
     others: Mapping[str, Emit] | None = None,
     uses: Iterable[Kernel] = (),
     pairs_of: int = 0,
+    asks: bool = False,
 ) -> Kernel:
     """The kernel (f, t, slot, n) of those lines, which may call `others` too, among them the kernels `uses`.
 
-    pairs_of: the depth of products that `multiply` makes in pairs, or 0.
+    pairs_of: the depth of products that `multiply` makes in pairs, or 0; asks: whether it asks for weights meanwhile.
     """
-    multiplier = matrix.multiply() if layout.on_matrix_unit else multiply(layout.dtype, pairs_of)
+    multiplier = matrix.multiply() if layout.on_matrix_unit else multiply(layout.dtype, pairs_of, asks=asks)
     called = {"peek": peek, "put": put, "copy_bytes": copy_bytes, "multiply": multiplier.call, **(others or {})}
     return kernel(function(name, "f, t, slot, n", lines), name, called, [multiplier, *uses])

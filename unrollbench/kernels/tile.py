@@ -140,10 +140,11 @@ class Part:
     w: tuple[Any, Any, Any]
 
 
-def add_steps(builder, count, parts, ahead=None):
+def add_steps(builder, count, parts, ahead=None, *, once=False):
     """Each part's sums after `count` times as many more steps of k as its tile takes at once; the parts take turns.
 
-    ahead: (address, stride) of the line to ask for in each step of k of the first.
+    ahead: (address, stride) of the line to ask for in each step of k of the first; once: only in the first of the steps
+    that its tile takes at once, and for the first-level cache: on Zen 4 a hint for the second one was no help there.
     """
     zero, first_tile = ir.Constant(I64, 0), parts[0].tile
     entry, body, done = builder.basic_block, builder.append_basic_block(), builder.append_basic_block()
@@ -157,8 +158,9 @@ def add_steps(builder, count, parts, ahead=None):
     for index, (part, sums) in enumerate(zip(parts, before, strict=True)):
         added = part.tile.step(places[2 * index], part.a[1], places[2 * index + 1], *part.w[1:], sums)
         after_round.append(added)
-    for step in range(first_tile.steps if ahead else 0):
-        prefetch(builder, first_tile.at(places[-1], first_tile.times(ahead[1], step)), level=2)
+    for step in range((1 if once else first_tile.steps) if ahead else 0):
+        line = first_tile.at(places[-1], first_tile.times(ahead[1], step))
+        prefetch(builder, line, level=1 if once else 2)
     following = builder.add(k, ir.Constant(I64, 1))
     moved = [(place, start, first_tile.at(place, step)) for place, (start, step) in zip(places, walks, strict=True)]
     first, last, phis = (list(chain(*each)) for each in ([part.sums for part in parts], after_round, before))
@@ -174,7 +176,7 @@ def add_steps(builder, count, parts, ahead=None):
     return results
 
 
-def add_and_ask(builder, count, part, ask, ahead=None):
+def add_and_ask(builder, count, part, ask, ahead=None, *, once=False):
     """`add_steps` of one part, as many for each row of the tile; before those of each row, ask(number of the row)."""
     rows = ir.Constant(I64, part.tile.rows)
     last = builder.sub(rows, ir.Constant(I64, 1))
@@ -190,7 +192,7 @@ def add_and_ask(builder, count, part, ask, ahead=None):
     (a, a_rows, a_k), (w, w_column, w_k) = part.a, part.w
     moved = (after(builder, a, a_k, first), a_rows, a_k), (after(builder, w, w_k, first), w_column, w_k)
     line = (after(builder, *ahead, first), ahead[1]) if ahead else None
-    (added,) = add_steps(builder, steps, [Part(part.tile, before, *moved)], line)
+    (added,) = add_steps(builder, steps, [Part(part.tile, before, *moved)], line, once=once)
     following, end = builder.add(row, ir.Constant(I64, 1)), builder.basic_block
     phis = zip((row, *before), (ir.Constant(I64, 0), *part.sums), (following, *added), strict=True)
     for phi, start, value in phis:
