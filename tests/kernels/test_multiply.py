@@ -144,3 +144,32 @@ def every_row_has_its_offsets(
     if rows < 4 and columns >= 4:
         assert {height for height, width, *_ in taken if width == 4} == {1}
     assert {height for height, width, *_ in taken if width != widest} <= {1, *found[1]}
+
+
+@pytest.mark.parametrize("rows", [8, 20, 23, 100, BLOCK_ROWS, BLOCK_ROWS + 9])
+def test_tiles_in_pairs_ask_together_for_all_of_the_columns_that_follow(rows: int) -> None:
+    depth, width = 60, 64
+    asked: dict[int, set[tuple[int, int]]] = {}  # panel -> (address, bytes) of the parts that are asked for
+
+    def tile(height: int, wide: int) -> object:
+        def note(a: int, panel: int, w_column: int, w_k: int, *rest: int) -> None:
+            *_, at, each_k = rest
+            asked.setdefault(panel + wide * w_column, set()).add((at, depth * each_k))
+
+        return note
+
+    words: dict[int, int] = {10**9: 0, 10**9 + 8: 0}
+    sizes = [(height, wide) for wide, tall in PAIRED.items() for height in (1, *tall)]
+    called: dict[str, Any] = {f"paired_{height}x{wide}": tile(height, wide) for height, wide in sizes if height > 1}
+    called |= {f"tile_{height}x{wide}": None for height, wide in sizes}
+    called |= {"put": words.__setitem__, "peek": lambda address, offset: words[address + offset], "room": lambda: 0}
+    called |= {"scale_row": lambda *_: 0}
+    arguments = [rows, 4, depth, 0, 10**6, depth * width, width, 0, 1, 10**7, 8, 8, rows, 0, 0, 0, 0, 0, 10**9]
+    define(multiply.text(width, 2 * width, asks=True), "multiply", called)(*arguments)
+    assert set(asked) == {10**6 + columns * depth * width for columns in (2, 4)}
+    for following, parts in asked.items():
+        end = following
+        for at, size in sorted(parts):
+            assert at <= end
+            end = max(end, at + size)
+        assert end >= following + 2 * depth * width - width

@@ -57,7 +57,7 @@ def product(in_pairs: bool, a: Array, w: Array, start: Array, out: Array, *, run
     in_asking = asking.ctypes.data - out.ctypes.data
     same = [*arguments[:7], start.ctypes.data + in_asking * (start is out), arguments[8], asking.ctypes.data]
     call(multiply.multiply(dtype, depth, asks=True), *same, *arguments[10:])
-    counts[:] = 0
+    counts[:], room[...] = 0, np.nan
     call(multiply.multiply(dtype, depth), *arguments)
     np.testing.assert_array_equal(asking, out)
     assert np.isnan(room[-1])

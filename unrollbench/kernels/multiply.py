@@ -63,7 +63,8 @@ def multiply(dtype: str, depth: int = 0, *, asks: bool = False) -> Kernel:
     pairs.LEAST_ROWS where no more are left; blocks but the last one have whole tiles of the former. The last arguments
     are the columns' own products, what rows are scaled to, where there is room for a block's scaled rows, and two words
     that count the blocks that are paired and those that are not. asks: tiles in pairs then ask for the columns that
-    follow, each for its part of them; those of w must lie one after the other.
+    follow, each for its part of them, a line for each pairs.STEPS steps of k, which makes all lines in blocks of twelve
+    tiles and more. Those of w must lie one after the other. After the last columns it is what lies behind them.
     """
     sizes = [(rows, columns) for columns, tall in heights(depth > 0).items() for rows in (1, *tall)]
     called = {f"tile_{rows}x{columns}": tile(dtype, rows, columns) for rows, columns in sizes}
@@ -88,7 +89,8 @@ def text(width: int, scaled_row: int = 0, *, asks: bool = False) -> str:
         if scaled_row and rows > 1:
             numbers = f"scaled + {width} + (row - first) * {scaled_row}"
             own = passed.format(f"products + column * {width}, ")
-            own += f", following + (row - first) // {tallest} * each, each_k" if asks else ""
+            part = f"min((row - first + {tallest - 1}) // {tallest}, parts - 1)"
+            own += f", following + {part} * each, each_k" if asks else ""
             paired = f"    if paired:\n        paired_{rows}x{columns}({numbers}, {own})\n"
             multiplied = f"{paired}    else:\n    {multiplied}"
         return f"{multiplied}\n    row += {rows}"
@@ -126,9 +128,10 @@ if height == 1 and start != out and last - first >= tall:
     else:
         even = f"if wide == {widest} and least >= {LEAST_ROWS}:\n    height = least + 1 if row < lower else least\n"
         height = f"{even}else:{indent(height, '    ')}"
-    parts, asked = f"((last - first + {tallest - 1}) // {tallest})", ""
-    if asks:
-        asked = f"following, each, each_k = panel + wide * w_column, wide * w_column // {parts}, wide * w_k // {parts}"
+    asked = f"""
+parts, following = (last - first + {tallest - 1}) // {tallest}, panel + wide * w_column
+each, each_k = wide * w_column // parts, (wide * w_k + parts - 1) // parts
+"""
     return f"""
 def multiply({arguments}{", products, weights_exponent, scaled, counts" if scaled_row else ""}):
     blocks = (rows + {BLOCK_ROWS - 1}) // {BLOCK_ROWS}
@@ -148,7 +151,7 @@ def multiply({arguments}{", products, weights_exponent, scaled, counts" if scale
             panel, s, o = w + column * w_column, start + column * {width}, out + column * {width}
             left, row = columns - column, first
             wide = {wide} else 1
-            {asked}
+            {indent(asked, 12 * " ").strip() if asks else ""}
             while row < last:
                 {indent(height, 16 * " ").strip()}
                 {chosen}
