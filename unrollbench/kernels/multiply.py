@@ -128,10 +128,10 @@ if height == 1 and start != out and last - first >= tall:
     else:
         even = f"if wide == {widest} and least >= {LEAST_ROWS}:\n    height = least + 1 if row < lower else least\n"
         height = f"{even}else:{indent(height, '    ')}"
-    asked = f"""
-parts, following = (last - first + {tallest - 1}) // {tallest}, panel + wide * w_column
-each, each_k = wide * w_column // parts, (wide * w_k + parts - 1) // parts
-"""
+    asked = [
+        f"parts, following = (last - first + {tallest - 1}) // {tallest}, panel + wide * w_column",
+        "each, each_k = wide * w_column // parts, (wide * w_k + parts - 1) // parts",
+    ]
     return f"""
 def multiply({arguments}{", products, weights_exponent, scaled, counts" if scaled_row else ""}):
     blocks = (rows + {BLOCK_ROWS - 1}) // {BLOCK_ROWS}
@@ -151,7 +151,7 @@ def multiply({arguments}{", products, weights_exponent, scaled, counts" if scale
             panel, s, o = w + column * w_column, start + column * {width}, out + column * {width}
             left, row = columns - column, first
             wide = {wide} else 1
-            {indent(asked, 12 * " ").strip() if asks else ""}
+            {"; ".join(asked if asks else [])}
             while row < last:
                 {indent(height, 16 * " ").strip()}
                 {chosen}
